@@ -1,0 +1,35 @@
+package firewall
+
+import "context"
+
+// Firewall is one host's packet filter. Every method is idempotent and safe for
+// concurrent use. An error leaves the kernel as it was before the call; it is
+// [ErrPermission] when the rights are missing and [ErrClosed] after Close.
+type Firewall interface {
+	// Install puts the default-drop table for rules in place, in one transaction;
+	// a table that is not there yet may come in two, the first of which lets less
+	// through. Only the table of this Firewall's name is touched. Pinholes of a
+	// table that is already there stay open with the time they have left;
+	// everything else in it is replaced.
+	Install(ctx context.Context, rules Rules) error
+
+	// Apply revokes, then opens, in one transaction: there is no moment at which
+	// a replaced pinhole is missing or both are open. Opening a pinhole that is
+	// open sets its remaining time to the new TTL; revoking one that is not open
+	// is no error. A pinhole with TTL <= 0 is not opened, and revoked if it is
+	// open. Apply returns [ErrNotInstalled] when the table is not there, also
+	// when somebody else removed it, and [ErrTooMany] above [MaxChange] openings.
+	Apply(ctx context.Context, change Change) error
+
+	// List returns the pinholes that the kernel holds now, with the time they
+	// have left, in no particular order, or [ErrNotInstalled].
+	List(ctx context.Context) ([]Pinhole, error)
+
+	// Remove deletes the table and with it all pinholes; what was there before
+	// Install works again.
+	Remove(ctx context.Context) error
+
+	// Close releases the connection to the kernel and leaves the table in place,
+	// so that the rules outlive the daemon.
+	Close() error
+}
