@@ -1,0 +1,29 @@
+//go:build unix
+
+package control
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// checkFolder refuses a folder in which anyone but its owner could read or
+// exchange files.
+func checkFolder(folder string) error {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s: %w", folder, syscall.ENOTDIR)
+	}
+	if mode := info.Mode().Perm(); mode&^privateFolder != 0 {
+		return fmt.Errorf("%s: %w (mode is %04o)", folder, ErrWideFolder, mode)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if uid := os.Geteuid(); !ok || int(stat.Uid) != uid && stat.Uid != 0 {
+		return fmt.Errorf("%s: %w (it belongs to another user)", folder, ErrWideFolder)
+	}
+	return nil
+}
