@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/postern-sdp/postern/controller"
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/nft"
+	"github.com/postern-sdp/postern/internal/logkeys"
+	"github.com/postern-sdp/postern/internal/version"
+)
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "serve",
+		Usage:     "run the controller until it is told to end",
+		UsageText: "postern-controller serve [--check]",
+		Description: `Installs the firewall's rules, listens and serves in the foreground. SIGHUP reads the policy
+file again; SIGINT and SIGTERM end it. The rules outlive the daemon, so that the door stays
+shut; nft delete table inet postern_controller takes them away.
+
+It needs CAP_NET_ADMIN for firewall.backend = "nftables" and CAP_NET_RAW for capture.
+
+Examples:
+  $ postern-controller serve --check
+  $ postern-controller serve`,
+		OnUsageError: asUsage,
+		Action:       serveAction,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "check", Usage: "print the configuration with all defaults, and end"},
+			jsonFlag(),
+		},
+	}
+}
+
+func serveAction(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	config, err := controller.LoadConfig(c.String(flagConfig))
+	if err != nil {
+		return configError{err}
+	}
+	if c.Bool("check") {
+		return check(c, config)
+	}
+	level, err := config.Level()
+	if err != nil {
+		return configError{err}
+	}
+	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+	fw, err := openFirewall(config)
+	if err != nil {
+		return err
+	}
+	if fw != nil {
+		defer fw.Close()
+	}
+	ctrl, err := controller.New(controller.Options{
+		Config: config, Firewall: fw, Log: log, Version: version.Version,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(c.Context, ctrl, log)
+}
+
+// serve runs the controller and reloads its policy at SIGHUP.
+func serve(ctx context.Context, ctrl *controller.Controller, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	ended, end := context.WithCancel(ctx)
+	var g errgroup.Group
+	g.Go(func() error {
+		defer end()
+		return ctrl.Run(ctx)
+	})
+	g.Go(func() error {
+		for {
+			select {
+			case <-ended.Done():
+				return nil
+			case <-hangup:
+				if err := ctrl.Reload(ended); err != nil {
+					log.Error("policy not loaded", logkeys.Error, err)
+				}
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// openFirewall returns nil for firewall.backend = "none".
+func openFirewall(config controller.Config) (firewall.Firewall, error) {
+	if config.Firewall.Backend == controller.BackendNone {
+		return nil, nil
+	}
+	fw, err := nft.New(nft.Config{Table: config.Firewall.Table})
+	if err != nil {
+		return nil, fmt.Errorf("open the firewall: %w", err)
+	}
+	return fw, nil
+}
+
+// check prints the configuration in force. It reads no secret and changes nothing.
+func check(c *cli.Context, config controller.Config) error {
+	if c.Bool(flagJSON) {
+		return printJSON(c.App.Writer, config)
+	}
+	if _, err := fmt.Fprint(c.App.Writer, config.TOML()); err != nil {
+		return fmt.Errorf("write configuration: %w", err)
+	}
+	return nil
+}
