@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/postern-sdp/postern/host"
+)
+
+func (p program) status() *cli.Command {
+	return &cli.Command{
+		Name:      "status",
+		Usage:     "show the link, the sessions and the pinholes of the running agent",
+		UsageText: "postern-host status [--json] [--config FILE]",
+		Description: `Asks the agent over its status socket, which only the agent's own user can open.
+
+   $ postern-host status
+   $ postern-host status --json`,
+		Flags: []cli.Flag{configFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON"}},
+		Action: func(c *cli.Context) error {
+			s, err := settings(c)
+			if err != nil {
+				return err
+			}
+			status, err := host.ReadStatus(c.Context, s.StatusSocket)
+			if err != nil {
+				return hintError{err, "is the agent running, and are you its user? try " +
+					"sudo postern-host status, or systemctl status postern-host"}
+			}
+			if c.Bool("json") {
+				e := json.NewEncoder(p.out)
+				e.SetIndent("", "  ")
+				return e.Encode(status)
+			}
+			return printStatus(p.out, status, time.Now())
+		},
+	}
+}
+
+func printStatus(w io.Writer, s host.Status, now time.Time) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
+	row("host\t%s (%s)", s.Name, s.Host)
+	row("version\t%s, up %s", s.Version, now.Sub(s.Started).Round(time.Second))
+	link := "connected since " + s.Link.Since.Format(time.DateTime)
+	if !s.Link.Connected {
+		link = fmt.Sprintf("down since %s: %s", s.Link.Since.Format(time.DateTime), s.Link.Error)
+	}
+	row("controller\t%s", link)
+	row("certificate\texpires %s", s.CertificateExpires.Local().Format(time.DateTime))
+	row("firewall\t%s", s.Firewall)
+	row("host knocks\t%d taken, %d silenced at the socket, capture %s",
+		s.HostKnocks["ok"], s.Silenced, onOff(s.Capture))
+	row("sessions\t%d", len(s.Sessions))
+	for _, x := range s.Sessions {
+		state := "waits for its host knock"
+		if x.Bound {
+			state = fmt.Sprintf("%d tunnels, %d bytes", x.Tunnels, x.Bytes)
+		}
+		row("  %s\t%s -> %s from %s, %s left, %s", x.ID, x.Service, x.Target, x.Source,
+			time.Duration(x.Left).Round(time.Second), state)
+	}
+	row("pinholes\t%d", len(s.Pinholes))
+	for _, x := range s.Pinholes {
+		row("  %s\tto port %d, %s left", x.Source, x.Port, time.Duration(x.Left).Round(time.Second))
+	}
+	return t.Flush()
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}

@@ -1,0 +1,160 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/internal/config"
+)
+
+// Where things are when nothing else is said.
+const (
+	DefaultConfig = "/etc/postern/host.toml"
+	DefaultState  = "/var/lib/postern-host"
+	DefaultSocket = "/run/postern-host/status.sock"
+	DefaultTable  = "postern"
+
+	// BackendNFTables and BackendNone are the values of firewall.backend.
+	BackendNFTables = "nftables"
+	BackendNone     = "none"
+
+	// maxAdvertise is how many addresses fit into a grant.
+	maxAdvertise = 2
+)
+
+// Settings are the agent's configuration file. configs/host.toml explains every key.
+type Settings struct {
+	State        string           `toml:"state"`
+	StatusSocket string           `toml:"status_socket"`
+	LogLevel     string           `toml:"log_level"`
+	Tunnel       TunnelSettings   `toml:"tunnel"`
+	Firewall     FirewallSettings `toml:"firewall"`
+	Keep         []config.Keep    `toml:"keep"`
+}
+
+// TunnelSettings are the [tunnel] section.
+type TunnelSettings struct {
+	Listen     string   `toml:"listen"`
+	Advertise  []string `toml:"advertise"`
+	Capture    bool     `toml:"capture"`
+	Interfaces []string `toml:"interfaces"`
+}
+
+// FirewallSettings are the [firewall] section.
+type FirewallSettings struct {
+	Backend string `toml:"backend"`
+	Table   string `toml:"table"`
+}
+
+// Defaults returns the settings of an empty file.
+func Defaults() Settings {
+	return Settings{
+		State:        DefaultState,
+		StatusSocket: DefaultSocket,
+		LogLevel:     "info",
+		Tunnel:       TunnelSettings{Listen: "[::]:4042", Capture: true},
+		Firewall:     FirewallSettings{Backend: BackendNFTables, Table: DefaultTable},
+	}
+}
+
+// LoadSettings reads and validates the file at path.
+func LoadSettings(path string) (Settings, error) {
+	s := Defaults()
+	if err := config.Load(path, &s); err != nil {
+		return Settings{}, err
+	}
+	if err := s.Validate(); err != nil {
+		return Settings{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Validate returns all faults of s, each with its key.
+func (s Settings) Validate() error {
+	var faults []error
+	fault := func(key, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	for _, path := range []struct{ key, value string }{
+		{"state", s.State}, {"status_socket", s.StatusSocket},
+	} {
+		if !filepath.IsAbs(path.value) {
+			fault(path.key, "%q is not an absolute path", path.value)
+		}
+	}
+	if _, err := s.Level(); err != nil {
+		fault("log_level", "%q is none of debug, info, warn, error", s.LogLevel)
+	}
+	s.Tunnel.validate(fault)
+	if b := s.Firewall.Backend; b != BackendNFTables && b != BackendNone {
+		fault("firewall.backend", "%q is neither %q nor %q", b, BackendNFTables, BackendNone)
+	}
+	if s.Firewall.Table == "" {
+		fault("firewall.table", "is empty")
+	}
+	if s.Firewall.Backend == BackendNone && len(s.Keep) > 0 {
+		fault("keep", "is for firewall.backend = %q only", BackendNFTables)
+	}
+	if _, err := s.Rules(); err != nil {
+		fault("keep", "%v", err) // a fault's text; nobody branches on it
+	}
+	return errors.Join(faults...)
+}
+
+func (t TunnelSettings) validate(fault func(key, format string, args ...any)) {
+	if listen, err := netip.ParseAddrPort(t.Listen); err != nil || listen.Port() == 0 {
+		fault("tunnel.listen", "%q is not of the form ip:port or [ip]:port", t.Listen)
+	}
+	if len(t.Advertise) > maxAdvertise {
+		fault("tunnel.advertise", "has %d addresses, at most %d fit into a grant",
+			len(t.Advertise), maxAdvertise)
+	}
+	for _, text := range t.Advertise {
+		a, err := netip.ParseAddrPort(text)
+		if err != nil || a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
+			fault("tunnel.advertise", "%q is not of the form ip:port", text)
+		}
+	}
+	if !t.Capture && len(t.Interfaces) > 0 {
+		fault("tunnel.interfaces", "is for tunnel.capture = true only")
+	}
+}
+
+// Level returns the configured log level.
+func (s Settings) Level() (slog.Level, error) {
+	var l slog.Level
+	err := l.UnmarshalText([]byte(s.LogLevel))
+	return l, err
+}
+
+// listen returns the address of the tunnel's socket, valid when s is.
+func (t TunnelSettings) listen() netip.AddrPort {
+	a, _ := netip.ParseAddrPort(t.Listen) // validated
+	return a
+}
+
+// advertise returns the addresses that clients shall dial, valid when s is.
+func (t TunnelSettings) advertise() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, text := range t.Advertise {
+		if a, err := netip.ParseAddrPort(text); err == nil {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// Rules returns what the host's firewall leaves open besides pinholes: the
+// administrator's keep rules and nothing else.
+func (s Settings) Rules() (firewall.Rules, error) {
+	keep, err := config.KeepRules(s.Keep)
+	if err != nil {
+		return firewall.Rules{}, err
+	}
+	rules := firewall.Rules{Keep: keep}
+	return rules, rules.Validate()
+}

@@ -1,0 +1,28 @@
+package host
+
+import "errors"
+
+// Errors that callers tell apart.
+var (
+	ErrNotRunning = errors.New("no agent answers here")
+	ErrRunning    = errors.New("an agent is running already")
+	ErrState      = errors.New("the state file is damaged; it is left as it is: move it away, " +
+		"the controller orders its sessions anew")
+	ErrStateVersion = errors.New("the state file was written by a newer version; it is left as " +
+		"it is: run that version, or move the file away, the controller orders its sessions anew")
+	ErrBind = errors.New("the capability CAP_NET_BIND_SERVICE is missing for a port below 1024: " +
+		"run as root, give it with systemd's AmbientCapabilities, or listen on a higher port")
+
+	errStopped    = errors.New("the agent is shutting down")
+	errNoSession  = errors.New("no such session")
+	errExpired    = errors.New("the session is over")
+	errNotYours   = errors.New("the certificate is not that of the session's device")
+	errRole       = errors.New("the certificate is not a client's")
+	errMismatch   = errors.New("a session of this id is for another device or service")
+	errOrder      = errors.New("the order is not usable")
+	errProtocol   = errors.New("the controller did not begin with the list of sessions")
+	errEmptyOrder = errors.New("the order says nothing this version knows")
+	errSlow       = errors.New("the controller does not read what it is sent")
+	errRenewed    = errors.New("the certificate was over and has been renewed")
+	errUnusable   = errors.New("the state of this machine cannot be used")
+)

@@ -1,0 +1,273 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/logkeys"
+	"github.com/postern-sdp/postern/internal/tunnel"
+	"github.com/postern-sdp/postern/spa"
+	"github.com/postern-sdp/postern/spa/key"
+	"github.com/postern-sdp/postern/spa/listen"
+)
+
+// Files in the state folder, beside the identity's.
+const (
+	stateName   = "sessions.json"
+	journalName = "host-knocks.journal"
+)
+
+// Config is what an agent needs.
+type Config struct {
+	Settings
+	Firewall firewall.Firewall // nil when Settings say that there is none
+	Log      *slog.Logger
+	Version  string // told to the controller and by status
+}
+
+// agent is a running agent's parts.
+type agent struct {
+	Config
+	identity *control.Enrolled
+	started  time.Time
+	boot     string
+	clock    *wallClock
+	gate     *tunnel.Gate
+	captured listen.Listener // nil when capture is off
+	asked    net.Listener    // the status socket
+	sessions *sessions
+	knocks   *knocks
+	state    *writer
+	link     *link
+}
+
+// Run is the agent. It blocks until ctx ends, which is no error, or until
+// something fails that it cannot go on without. All its goroutines are gone when
+// it returns. After an orderly end the live sessions' pinholes stay until their
+// deadlines, which the kernel keeps, for the next Run to adopt; after an error
+// none is left. The firewall's table stays in both cases.
+func Run(ctx context.Context, c Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	a := &agent{Config: c, started: time.Now()}
+	if a.Firewall == nil {
+		a.Firewall = noFirewall{}
+	}
+	defer a.close()
+	if err := a.open(); err != nil {
+		return err
+	}
+	//
+	// ─── From here on the machine is touched: the firewall first. ──────────────────
+	//
+	err := a.install(ctx)
+	if err == nil {
+		err = a.serve(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, a.failClosed())
+	}
+	return nil
+}
+
+// open reads the state and opens the sockets. None of them answers anybody yet.
+func (a *agent) open() error {
+	var err error
+	if a.identity, err = control.LoadIdentity(a.State); err != nil {
+		return err
+	}
+	if a.identity.Role != control.RoleHost {
+		return fmt.Errorf("%w: %s holds that of a %s", control.ErrRole, a.State, a.identity.Role)
+	}
+	if a.boot, err = bootID(); err != nil {
+		return err
+	}
+	if a.asked, err = listenStatus(a.StatusSocket); err != nil {
+		return err
+	}
+	a.clock = &wallClock{boot: bootClock, offset: a.identity.Offset}
+	if err := a.openKnocks(); err != nil {
+		return err
+	}
+	if err := a.openSockets(); err != nil {
+		return err
+	}
+	return a.assemble()
+}
+
+func (a *agent) openKnocks() error {
+	table := spa.NewTable[key.HostKnock](a.clock.now())
+	guard := &lateGuard{path: filepath.Join(a.State, journalName)}
+	a.knocks = &knocks{
+		clock: a.clock, table: table, guard: guard, log: a.Log,
+		receiver: spa.NewHostKnockReceiver(a.identity.ID, table, guard),
+		bind:     func(key.ID, netip.AddrPort) bool { return false }, // until there are sessions
+	}
+	return nil
+}
+
+func (a *agent) openSockets() error {
+	var err error
+	address := a.Tunnel.listen()
+	a.gate, err = tunnel.Listen(address, func(datagram []byte, source, _ netip.AddrPort) bool {
+		return a.knocks.take(datagram, source)
+	})
+	if errors.Is(err, syscall.EACCES) {
+		return fmt.Errorf("%w: %w", ErrBind, err)
+	}
+	if err != nil || !a.Tunnel.Capture {
+		return err
+	}
+	a.captured, err = listen.Capture(listen.CaptureConfig{
+		Port: a.gate.Addr().Port(), Interfaces: a.Tunnel.Interfaces, Length: spa.Size,
+	})
+	return err
+}
+
+func (a *agent) assemble() error {
+	rules, err := a.Rules()
+	if err != nil {
+		return err
+	}
+	a.sessions = newSessions(&sessions{
+		fw: a.Firewall, rules: rules, gate: a.gate, hints: a.knocks.table, now: bootClock,
+		port: a.gate.Addr().Port(), log: a.Log,
+		onEnd:    func(e control.Ended) { a.link.tell(control.FromHost{Ended: &e}) },
+		onChange: func() { a.state.changed() },
+	})
+	a.knocks.bind = a.sessions.bind
+	a.state = &writer{
+		path: filepath.Join(a.State, stateName), boot: a.boot, log: a.Log,
+		dirty: make(chan struct{}, 1),
+		content: func() (time.Time, []record) {
+			return a.clock.atBoot(), a.sessions.records()
+		},
+	}
+	a.link = &link{
+		identity: a.identity, sessions: a.sessions, knocks: a.knocks, state: a.state,
+		version: a.Version, port: a.gate.Addr().Port(), advertise: a.Tunnel.advertise(), log: a.Log,
+	}
+	return nil
+}
+
+// install makes the host dark, and adopts what an agent before this one left.
+func (a *agent) install(ctx context.Context) error {
+	left, err := loadState(a.state.path, a.boot)
+	if err != nil {
+		return err
+	}
+	if _, none := a.Firewall.(noFirewall); none {
+		a.Log.Warn("no firewall: layer 1 is missing, as the settings say")
+	}
+	if err := a.Firewall.Install(ctx, a.sessions.rules); err != nil {
+		return fmt.Errorf("install firewall: %w", err)
+	}
+	kernel, err := a.Firewall.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list pinholes: %w", err)
+	}
+	if left.AtBoot.IsZero() {
+		return nil // this boot has seen no Sync, so there are no sessions either
+	}
+	a.clock.restore(left.AtBoot)
+	if err := a.knocks.setClock(a.clock.now()); err != nil {
+		return err
+	}
+	a.sessions.adopt(left.Sessions, kernel)
+	return nil
+}
+
+// serve runs everything until ctx ends or something fails.
+func (a *agent) serve(ctx context.Context) error {
+	a.Log.Info("host agent started", logkeys.Host, a.identity.ID, logkeys.Name, a.identity.Name,
+		logkeys.Version, a.Version, logkeys.Address, a.gate.Addr())
+	server, err := newServer(a)
+	if err != nil {
+		return err
+	}
+	a.sessions.tunnels = server
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer a.closeSockets() // after the tunnels' last words
+		return server.Serve(ctx)
+	})
+	g.Go(func() error { return a.sessions.run(ctx) })
+	g.Go(func() error { return a.state.run(ctx) })
+	g.Go(func() error { return a.knocks.roll(ctx) })
+	g.Go(func() error { return a.link.run(ctx) })
+	g.Go(func() error { return serveStatus(a.asked, a.status, a.Log) })
+	if a.captured != nil {
+		g.Go(func() error { return a.knocks.capture(ctx, a.captured) })
+	}
+	err = g.Wait()
+	a.Log.Info("host agent stopped", logkeys.Error, err)
+	return errors.Join(err, a.state.flush())
+}
+
+// failClosed takes every pinhole away.
+func (a *agent) failClosed() error {
+	ctx, cancel := context.WithTimeout(context.Background(), firewallLimit)
+	defer cancel()
+	open, err := a.Firewall.List(ctx)
+	if err == nil && len(open) > 0 {
+		err = a.sessions.transact(ctx, firewall.Change{Revoke: open})
+	}
+	if err != nil && !errors.Is(err, firewall.ErrNotInstalled) {
+		return fmt.Errorf("close all pinholes: %w", err)
+	}
+	return nil
+}
+
+// closeSockets may be called many times.
+func (a *agent) closeSockets() {
+	if a.gate != nil {
+		a.gate.Close()
+	}
+	if a.captured != nil {
+		a.captured.Close()
+	}
+	if a.asked != nil {
+		a.asked.Close()
+	}
+}
+
+func (a *agent) close() {
+	a.closeSockets()
+	if a.knocks == nil {
+		return
+	}
+	if err := a.knocks.guard.close(); err != nil {
+		a.Log.Error("replay journal not closed", logkeys.Error, err)
+	}
+}
+
+// status gathers what `postern-host status` shows.
+func (a *agent) status() (Status, error) {
+	live, pinholes, err := a.sessions.status()
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{
+		Version: a.Version, Name: a.identity.Name, Host: a.identity.ID, Started: a.started,
+		Link: a.link.current(), Firewall: a.Settings.Firewall.Backend,
+		CertificateExpires: a.identity.Leaf().NotAfter, Sessions: live, Pinholes: pinholes,
+		HostKnocks: a.knocks.counters(), Capture: a.captured != nil,
+		Silenced: a.gate.Counters().Strangers,
+	}
+	if a.captured != nil {
+		s.CaptureDropped = a.captured.Stats().Dropped
+	}
+	return s, nil
+}

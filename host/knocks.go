@@ -1,0 +1,152 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-sdp/postern/internal/logkeys"
+	"github.com/postern-sdp/postern/spa"
+	"github.com/postern-sdp/postern/spa/key"
+	"github.com/postern-sdp/postern/spa/replay"
+)
+
+// rollEvery is how often the hints of the coming epoch are made ready and the replay
+// guard forgets old ones.
+const rollEvery = 20 * time.Second
+
+// knocks checks host knocks. The tunnel's socket and the capture ahead of the
+// firewall both feed it, with one replay guard: whichever sees a knock first
+// takes it.
+type knocks struct {
+	clock    *wallClock
+	table    *spa.Table[key.HostKnock]
+	receiver *spa.HostKnockReceiver
+	guard    *lateGuard
+	bind     func(session key.ID, source netip.AddrPort) bool
+	log      *slog.Logger
+	counts   [spa.ReasonCount]atomic.Uint64
+
+	// mu makes whoever reads a knock second wait until its source is admitted. The
+	// client's first QUIC packet comes right behind the knock on the same socket: if
+	// the socket's reader went on while capture still works, it would drop it.
+	mu sync.Mutex
+}
+
+// take checks one datagram, admits its source when it is a valid host knock, and
+// reports whether it was meant as one. Anything else costs a look-up.
+func (k *knocks) take(datagram []byte, source netip.AddrPort) bool {
+	now := k.clock.now()
+	if !k.receiver.MayBeKnock(datagram, now) {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	source = netip.AddrPortFrom(source.Addr().Unmap().WithZone(""), source.Port())
+	session, reason := k.receiver.Receive(datagram, now)
+	k.counts[reason].Add(1)
+	if reason != spa.ReasonOK {
+		k.log.Debug("host knock dropped", logkeys.Source, source, logkeys.Reason, reason.String())
+		return true
+	}
+	if !k.bind(session, source) {
+		return true
+	}
+	k.log.Debug("host knock taken", logkeys.Source, source, logkeys.Session, session)
+	return true
+}
+
+// counters returns how many host knocks had which outcome.
+func (k *knocks) counters() map[string]uint64 {
+	counts := make(map[string]uint64)
+	for r := range k.counts {
+		if n := k.counts[r].Load(); n > 0 {
+			counts[spa.Reason(r).String()] = n
+		}
+	}
+	return counts
+}
+
+// roll keeps hints and guard in step with the clock until ctx ends.
+func (k *knocks) roll(ctx context.Context) error {
+	tick := time.NewTicker(rollEvery)
+	defer tick.Stop()
+	for {
+		now := k.clock.now()
+		k.table.Roll(now)
+		if err := k.guard.forget(now); err != nil {
+			k.log.Error("replay journal not rotated", logkeys.Error, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// setClock takes the controller's time. The hints follow at once. The first time,
+// it opens the replay journal; a journal that cannot be used is an error.
+func (k *knocks) setClock(now time.Time) error {
+	if err := k.guard.open(now); err != nil {
+		return err
+	}
+	k.clock.set(now)
+	k.table.Roll(now)
+	return nil
+}
+
+// lateGuard is the replay guard's journal, opened once the controller's time is
+// known: the journal closes epochs by the time it is told, and this machine's own
+// clock, wrong by an hour after a start, would close that hour. Until then it lets
+// nothing in. Nothing is lost by it: in a new boot there is no session yet.
+type lateGuard struct {
+	path string
+
+	mu    sync.Mutex // guards guard
+	guard *replay.Guard
+}
+
+func (g *lateGuard) get() *replay.Guard {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.guard
+}
+
+// Once implements [spa.Guard].
+func (g *lateGuard) Once(epoch int64, mac *[32]byte) bool {
+	guard := g.get()
+	return guard != nil && guard.Once(epoch, mac)
+}
+
+func (g *lateGuard) open(now time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.guard != nil {
+		return nil
+	}
+	guard, err := replay.Open(g.path, now)
+	if err != nil {
+		return fmt.Errorf("open replay journal: %w", err)
+	}
+	g.guard = guard
+	return nil
+}
+
+func (g *lateGuard) forget(now time.Time) error {
+	if guard := g.get(); guard != nil {
+		return guard.Forget(now)
+	}
+	return nil
+}
+
+func (g *lateGuard) close() error {
+	if guard := g.get(); guard != nil {
+		return guard.Close()
+	}
+	return nil
+}

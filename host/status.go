@@ -1,0 +1,200 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sort"
+	"syscall"
+	"time"
+
+	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/logkeys"
+	"github.com/postern-sdp/postern/spa/key"
+)
+
+const (
+	statusTimeout = 2 * time.Second
+	maxStatus     = 64 << 20 // bytes that a reader takes
+)
+
+// Status is what a running agent tells about itself. It has no secrets.
+type Status struct {
+	Version  string     `json:"version"`
+	Name     string     `json:"name"`
+	Host     key.ID     `json:"host"`
+	Started  time.Time  `json:"started"`
+	Link     LinkStatus `json:"link"`
+	Firewall string     `json:"firewall"` // nftables or none
+	// CertificateExpires is when the present certificate ends.
+	CertificateExpires time.Time         `json:"certificate_expires"`
+	Sessions           []SessionStatus   `json:"sessions"`
+	Pinholes           []PinholeStatus   `json:"pinholes"`
+	HostKnocks         map[string]uint64 `json:"host_knocks"` // by reason
+	// Capture tells whether host knocks are read ahead of the firewall.
+	Capture bool `json:"capture"`
+	// Silenced counts datagrams from sources that had not knocked.
+	Silenced uint64 `json:"silenced"`
+	// CaptureDropped counts datagrams that came faster than capture read them.
+	CaptureDropped uint64 `json:"capture_dropped"`
+}
+
+// LinkStatus is the state of the connection to the controller.
+type LinkStatus struct {
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since"` // of the present state
+	// Error is why the link is down.
+	Error string `json:"error,omitempty"`
+}
+
+// SessionStatus is one live session.
+type SessionStatus struct {
+	ID      key.ID           `json:"id"`
+	Device  key.ID           `json:"device"`
+	Service string           `json:"service"`
+	Target  string           `json:"target"`
+	Source  string           `json:"source"` // where it is bound, or the address in the order
+	Bound   bool             `json:"bound"`  // a host knock has come
+	Left    control.Duration `json:"left"`
+	Tunnels int              `json:"tunnels"`
+	Bytes   uint64           `json:"bytes"`
+}
+
+// PinholeStatus is one opening of the kernel's.
+type PinholeStatus struct {
+	Source string           `json:"source"` // address:port, or the address alone for any port
+	Port   uint16           `json:"port"`
+	Left   control.Duration `json:"left"`
+}
+
+func (s *session) status(now time.Duration) SessionStatus {
+	v := SessionStatus{
+		ID: s.order.ID, Device: s.order.Device, Service: s.order.Service, Target: s.order.Target,
+		Bound: s.bound.IsValid(), Left: control.Duration((s.until - now).Round(time.Millisecond)),
+		Tunnels: s.tunnels, Bytes: s.bytes.Load(),
+	}
+	switch {
+	case v.Bound:
+		v.Source = s.bound.String()
+	case s.order.Source.IsValid():
+		v.Source = s.order.Source.String()
+	}
+	return v
+}
+
+// status returns the live sessions and the pinholes that the books have.
+func (b *sessions) status() ([]SessionStatus, []PinholeStatus, error) {
+	var pinholes []PinholeStatus
+	err := b.do(func(context.Context) {
+		for _, p := range b.holes.all(b.now()) {
+			source := p.Source.String()
+			if p.SourcePort != 0 {
+				source = net.JoinHostPort(source, fmt.Sprint(p.SourcePort))
+			}
+			pinholes = append(pinholes, PinholeStatus{
+				Source: source, Port: p.Port, Left: control.Duration(p.TTL.Round(time.Millisecond)),
+			})
+		}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	live := make([]SessionStatus, 0, len(b.live))
+	for _, s := range b.live {
+		live = append(live, s.status(b.now()))
+	}
+	sort.Slice(live, func(i, j int) bool { return live[i].Left < live[j].Left })
+	sort.Slice(pinholes, func(i, j int) bool { return pinholes[i].Left < pinholes[j].Left })
+	return live, pinholes, nil
+}
+
+// listenStatus opens the status socket, readable by this process's user only. A
+// socket that a dead agent left is replaced, one that somebody answers is not.
+func listenStatus(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make folder of the status socket: %w", err)
+	}
+	if c, err := net.DialTimeout("unix", path, statusTimeout); err == nil {
+		return nil, errors.Join(fmt.Errorf("%w: %s answers", ErrRunning, path), c.Close())
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove old status socket: %w", err)
+	}
+	// Between its making and the chmod nobody else may connect.
+	old := syscall.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen for status: %w", err)
+	}
+	return l, nil
+}
+
+// serveStatus writes the status to whoever connects, one after the other, until
+// the listener is closed.
+func serveStatus(l net.Listener, status func() (Status, error), log *slog.Logger) error {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept status reader: %w", err)
+		}
+		if err := writeStatus(c, status); err != nil {
+			log.Debug("status not told", logkeys.Error, err)
+		}
+	}
+}
+
+func writeStatus(c net.Conn, status func() (Status, error)) error {
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(statusTimeout)); err != nil {
+		return err
+	}
+	s, err := status()
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	_, err = c.Write(b)
+	return err
+}
+
+// ReadStatus asks the agent whose status socket is at path.
+func ReadStatus(ctx context.Context, path string) (Status, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return Status{}, fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	if err != nil {
+		return Status{}, fmt.Errorf("ask the agent: %w", err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(2 * statusTimeout)); err != nil {
+		return Status{}, fmt.Errorf("ask the agent: %w", err)
+	}
+	var b bytes.Buffer
+	if _, err := io.Copy(&b, io.LimitReader(c, maxStatus)); err != nil {
+		return Status{}, fmt.Errorf("ask the agent: %w", err)
+	}
+	var s Status
+	if err := json.Unmarshal(b.Bytes(), &s); err != nil {
+		return Status{}, fmt.Errorf("read the agent's answer: %w", err)
+	}
+	return s, nil
+}
