@@ -1,0 +1,71 @@
+package client
+
+import (
+	"errors"
+	"time"
+)
+
+// renewAgain is the least time between two tries to renew a session.
+const renewAgain = time.Second
+
+// keepRenewed renews the session when two thirds of its time are over and
+// connections are open. An unused session is left to end.
+func (a *Access) keepRenewed() {
+	for {
+		a.mu.Lock()
+		at, inUse := a.mu.renewAt, a.mu.inUse > 0
+		a.mu.Unlock()
+		var timer *time.Timer
+		var due <-chan time.Time
+		if !at.IsZero() && inUse {
+			// In short steps: timers stand still while a laptop sleeps.
+			timer = time.NewTimer(min(max(0, time.Until(at)), 10*time.Second))
+			due = timer.C
+		}
+		select {
+		case <-due:
+			if !time.Now().Round(0).Before(at) {
+				a.renew()
+			}
+		case <-a.signal:
+		case <-a.life.Done():
+			return
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+}
+
+// renew asks for more time. It stops asking when policy gives no more.
+func (a *Access) renew() {
+	if a.take(a.life) != nil {
+		return
+	}
+	defer func() { a.turn <- struct{}{} }()
+	old := a.Granted()
+	granted, err := a.ask(a.life, old.Session)
+	switch {
+	case a.Err() != nil:
+		return
+	case err == nil && granted.Session == old.Session &&
+		granted.Deadline.Sub(old.Deadline) >= renewAgain:
+		a.granted(granted)
+		a.Notify(Event{Kind: EventRenewed, Deadline: granted.Deadline})
+		return
+	case err == nil:
+		err = errNoMore
+	}
+	again := time.Time{}
+	if _, denied := errors.AsType[*DeniedError](err); !denied && !errors.Is(err, errNoMore) ||
+		isBusy(err) {
+		again = time.Now().Round(0).Add(max(renewAgain, old.left()/3))
+	}
+	a.mu.Lock()
+	a.mu.renewAt = again
+	if !again.Before(old.Deadline) {
+		a.mu.renewAt = time.Time{}
+	}
+	a.mu.Unlock()
+	a.Notify(Event{Kind: EventNotRenewed, Deadline: old.Deadline, Err: err})
+}

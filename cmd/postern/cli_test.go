@@ -1,0 +1,465 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/control/controltest"
+	"github.com/postern-sdp/postern/internal/testkit"
+	"github.com/postern-sdp/postern/internal/tunnel"
+	"github.com/postern-sdp/postern/spa"
+)
+
+// asCommand makes the test binary be the command itself.
+const asCommand = "POSTERN_TEST_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// machine is one client machine before a controller.
+type machine struct {
+	t      *testing.T
+	folder string
+	c      *controltest.Controller
+	h      *controltest.Host
+}
+
+func newMachine(t *testing.T) *machine {
+	c := controltest.New(t)
+	return &machine{t: t, c: c, h: c.AddHost(), folder: filepath.Join(t.TempDir(), "identity")}
+}
+
+func (m *machine) token() string {
+	m.t.Helper()
+	text, err := m.c.Token(control.RoleClient).Encode()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return text
+}
+
+func (m *machine) command(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(m.t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asCommand+"=1", "POSTERN_IDENTITY="+m.folder)
+	return cmd
+}
+
+type result struct {
+	code      int
+	out, talk string
+}
+
+func (m *machine) run(stdin string, args ...string) result {
+	m.t.Helper()
+	cmd := m.command(args...)
+	var out, talk bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &talk
+	err := cmd.Run()
+	if _, ok := err.(*exec.ExitError); err != nil && !ok {
+		m.t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), out.String(), talk.String()}
+}
+
+func (r result) want(t *testing.T, code int, talk ...string) {
+	t.Helper()
+	if r.code != code {
+		t.Errorf("exit code %d, want %d; it said:\n%s", r.code, code, r.talk)
+	}
+	rest := r.talk
+	for _, part := range talk { // in this order
+		_, after, found := strings.Cut(rest, part)
+		if !found {
+			t.Errorf("want %q in this place of:\n%s", part, r.talk)
+			return
+		}
+		rest = after
+	}
+}
+
+func (m *machine) enrolled() *machine {
+	m.t.Helper()
+	m.run("", "enroll", m.token()).want(m.t, exitOK, "postern: enrolled at test.example")
+	return m
+}
+
+func TestEnrolTakesTheTokenFromAnywhere(t *testing.T) {
+	m := newMachine(t)
+	token := m.token()
+	path := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range [][2]string{{"", token}, {"", "@" + path}, {token + "\n", "-"}} {
+		m = newMachine(t)
+		fresh := m.token()
+		os.WriteFile(path, []byte(fresh+"\n"), 0o600)
+		stdin, argument := test[0], test[1]
+		if stdin != "" {
+			stdin = fresh
+		}
+		if strings.HasPrefix(argument, "postern-join:") {
+			argument = fresh
+		}
+		r := m.run(stdin, "enroll", argument, "--name", "laptop", "--json")
+		r.want(t, exitOK)
+		var got struct{ Name, Controller string }
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || got.Name != "laptop" {
+			t.Errorf("printed %q: %v", r.out, err)
+		}
+	}
+}
+
+func TestErrorsOfEnrolmentHelpAndKeepTheSecret(t *testing.T) {
+	m := newMachine(t)
+	token := m.token()
+	for name, test := range map[string]struct {
+		args []string
+		code int
+		talk []string
+	}{
+		"nothing":  {[]string{"enroll"}, exitUsage, []string{"join token is missing", "hint: "}},
+		"nonsense": {[]string{"enroll", "secret-words"}, exitFailed, []string{"not a join token"}},
+		"cut":      {[]string{"enroll", token[:len(token)-8]}, exitFailed, []string{"not a join token"}},
+		"no file":  {[]string{"enroll", "@/nonexistent"}, exitFailed, []string{"/nonexistent"}},
+	} {
+		r := m.run("", test.args...)
+		r.want(t, test.code, test.talk...)
+		if strings.Contains(r.talk, "secret-words") || strings.Contains(r.talk, token[20:60]) {
+			t.Errorf("%s: it quotes the token:\n%s", name, r.talk)
+		}
+	}
+	host, err := m.c.Token(control.RoleHost).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.run("", "enroll", host).want(t, exitFailed, "for a host", "hint: ", "postern-host enroll")
+	m.enrolled()
+	m.run("", "enroll", m.token()).want(t, exitFailed, "already enrolled", "hint: ")
+}
+
+func TestWithoutAnIdentityTheNextStepIsTold(t *testing.T) {
+	m := newMachine(t)
+	for _, args := range [][]string{{"services"}, {"knock", "echo"}, {"connect", "echo"}, {"status"}} {
+		m.run("", args...).want(t, exitNotEnrolled, "postern: not enrolled", "hint: ", "postern enroll")
+	}
+	if _, err := os.Stat(m.folder); err == nil {
+		t.Error("the folder was made")
+	}
+}
+
+func TestServicesAndStatus(t *testing.T) {
+	m := newMachine(t).enrolled()
+	r := m.run("", "services")
+	r.want(t, exitOK)
+	if !strings.Contains(r.out, "SERVICE") || !strings.Contains(r.out, "echo") || r.talk != "" {
+		t.Errorf("printed %q and said %q", r.out, r.talk)
+	}
+	var services control.ServicesResponse
+	if err := json.Unmarshal([]byte(m.run("", "services", "--json").out), &services); err != nil ||
+		services.User != "ada" {
+		t.Errorf("got %+v, %v", services, err)
+	}
+	r = m.run("", "status")
+	r.want(t, exitOK)
+	for _, want := range []string{"test.example", "certificate", "expires", "answers", "yes", "clock"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("want %q in:\n%s", want, r.out)
+		}
+	}
+	secret, _ := os.ReadFile(filepath.Join(m.folder, "identity.json"))
+	_, digits, _ := strings.Cut(string(secret), "knock-secret:")
+	if out := r.out + m.run("", "status", "--json").out; strings.Contains(out, digits[:16]) {
+		t.Error("status prints the knock secret")
+	}
+}
+
+func TestNobodyAnswersTellsWhatToCheckInOrder(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	talk := []string{
+		"postern: the controller did not answer",
+		"1. the clock: it is ", "UTC here", "90s", "2. the address: " + m.c.Address(),
+		"3. the network: UDP to port ", "4. expiry: this device's certificate is good until ",
+	}
+	for _, args := range [][]string{
+		{"services"}, {"knock", "echo"}, {"connect", "--stdio", "echo"}, {"connect", "echo"}, {"status"},
+	} {
+		m.run("", append([]string{"--timeout", "200ms"}, args...)...).want(t, exitNoAnswer, talk...)
+	}
+	m.run("", "status", "--local").want(t, exitOK)
+	fresh := *m
+	fresh.folder = filepath.Join(t.TempDir(), "other")
+	fresh.run("", "--timeout", "200ms", "enroll", m.token()).
+		want(t, exitNoAnswer, "1. the clock", "2.", "3.", "4. expiry: the join token is good until ")
+}
+
+func TestADenialTellsWhy(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.c.Set(func(c *controltest.Controller) {
+		c.Deny = &spa.Denial{Code: spa.CodeNotGranted, Text: "no grant for this service"}
+	})
+	for _, args := range [][]string{{"knock", "echo"}, {"connect", "echo"}, {"connect", "echo", "--stdio"}} {
+		r := m.run("", args...)
+		r.want(t, exitDenied, "denied by the controller: no grant for this service", "hint: postern services")
+		if r.out != "" {
+			t.Errorf("%v: printed %q", args, r.out)
+		}
+	}
+	m.c.Set(func(c *controltest.Controller) { c.Deny, c.Host = nil, nil })
+	m.run("", "knock", "echo").want(t, exitUnreachable, "not connected", "hint: ")
+}
+
+func TestKnockPrintsTheGrantAndNoSecret(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.run("", "knock", "echo", "--for", "10m").want(t, exitOK, "granted in ")
+	r := m.run("", "knock", "--json", "--for=10m", "--", "echo")
+	r.want(t, exitOK)
+	var g grantJSON
+	if err := json.Unmarshal([]byte(r.out), &g); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(g.Deadline); left > 10*time.Minute || left < 9*time.Minute || g.Service != "echo" {
+		t.Errorf("got %+v, %s left", g, left)
+	}
+	if m.c.Live() != 2 {
+		t.Errorf("%d sessions are live, want both", m.c.Live())
+	}
+}
+
+func TestAWrongCommandLineIsUsage(t *testing.T) {
+	m := newMachine(t)
+	for _, args := range [][]string{
+		{"frobnicate"}, {"connect"}, {"connect", "a", "b"}, {"connect", "--nope", "a"}, {"services", "x"},
+		{"knock", "echo", "--for", "-1s"}, {"knock", "echo", "--for", "soon"}, {"knock", "echo", "--for", "0s"},
+		{"connect", "echo", "--stdio", "--listen", "127.0.0.1:1"}, {"completion", "tcsh"},
+	} {
+		r := m.run("", args...)
+		r.want(t, exitUsage, "postern: ", "hint: ")
+		if r.out != "" {
+			t.Errorf("%v: printed %q", args, r.out)
+		}
+	}
+}
+
+// With --stdio, standard output has the service's bytes and nothing else, and ends
+// when the service ends.
+func TestStdioIsOneConnection(t *testing.T) {
+	m := newMachine(t).enrolled()
+	sent := strings.Repeat("all of this comes back\n", 50_000)
+	r := m.run(sent, "connect", "echo", "--stdio")
+	r.want(t, exitOK)
+	if r.out != sent {
+		t.Errorf("%d bytes came back of %d", len(r.out), len(sent))
+	}
+	if r.talk != "" {
+		t.Errorf("it said %q", r.talk)
+	}
+	if m.c.Live() != 0 {
+		t.Error("the session was not closed at the controller")
+	}
+}
+
+// live is a command that runs while the test goes on.
+type live struct {
+	*exec.Cmd
+	in   io.WriteCloser
+	out  io.ReadCloser
+	talk bytes.Buffer
+}
+
+func (m *machine) start(args ...string) *live {
+	m.t.Helper()
+	l := &live{Cmd: m.command(args...)}
+	l.Stderr = &l.talk
+	var err error
+	if l.in, err = l.StdinPipe(); err != nil {
+		m.t.Fatal(err)
+	}
+	if l.out, err = l.StdoutPipe(); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := l.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	return l
+}
+
+// end waits, and returns what became of it.
+func (l *live) end() result {
+	rest, _ := io.ReadAll(l.out)
+	_ = l.Wait() // the exit code tells
+	return result{l.ProcessState.ExitCode(), string(rest), l.talk.String()}
+}
+
+func (l *live) line(t *testing.T) string {
+	t.Helper()
+	var line []byte
+	one := make([]byte, 1)
+	for {
+		if _, err := l.out.Read(one); err != nil {
+			t.Fatalf("the output ended after %q: %v; it said:\n%s", line, err, l.talk.String())
+		}
+		if one[0] == '\n' {
+			return string(line)
+		}
+		line = append(line, one[0])
+	}
+}
+
+// Standard input stays open here, as a terminal's would: the command must not wait for it.
+func TestARevokedStdioEndsAtOnce(t *testing.T) {
+	m := newMachine(t).enrolled()
+	l := m.start("connect", "--stdio", "echo")
+	defer l.in.Close()
+	io.WriteString(l.in, "hello\n")
+	if got := l.line(t); got != "hello" {
+		t.Errorf("got %q", got)
+	}
+	m.h.End(m.h.Sessions()[0], tunnel.ReasonRevoked)
+	r := l.end()
+	r.want(t, exitEnded, "the session was revoked")
+	if r.out != "" {
+		t.Errorf("printed %q", r.out)
+	}
+}
+
+func TestConnectOffersALocalPortUntilCtrlC(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("signals cannot be sent")
+	}
+	for name, test := range map[string]struct {
+		signal os.Signal
+		code   int
+	}{"Ctrl-C": {os.Interrupt, exitInterrupted}, "SIGTERM": {syscall.SIGTERM, exitTerminated}} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t).enrolled()
+			l := m.start("connect", "echo", "--for", "1h")
+			address := l.line(t)
+			if !strings.HasPrefix(address, "127.0.0.1:") {
+				t.Errorf("listens on %s", address)
+			}
+			conns := make([]net.Conn, 3)
+			for i := range conns {
+				conn, err := net.Dial("tcp", address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				conns[i] = conn
+				fmt.Fprintln(conn, "hi", i)
+				got := make([]byte, 5)
+				if _, err := io.ReadFull(conn, got); err != nil || string(got) != fmt.Sprintln("hi", i) {
+					t.Errorf("got %q, %v", got, err)
+				}
+			}
+			if m.c.Count(spa.KindAccess) != 1 {
+				t.Errorf("%d knocks for one session", m.c.Count(spa.KindAccess))
+			}
+			if err := l.Process.Signal(test.signal); err != nil {
+				t.Fatal(err)
+			}
+			l.end().want(t, test.code, "session until ", "session closed")
+			if m.c.Live() != 0 {
+				t.Error("the session was not closed at the controller")
+			}
+		})
+	}
+}
+
+func TestConnectNeverListensForOthersUnasked(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.run("", "connect", "echo", "--listen", "0.0.0.0:0").
+		want(t, exitUsage, "not of the loopback interface", "hint: ", "--listen-anyone")
+	if n := m.c.Count(spa.KindAccess); n != 0 {
+		t.Errorf("it knocked %d times all the same", n)
+	}
+	l := m.start("connect", "echo", "--listen", "0.0.0.0:0", "--listen-anyone", "--json")
+	var g grantJSON
+	if err := json.NewDecoder(l.out).Decode(&g); err != nil || g.Listen == "" {
+		t.Errorf("got %+v, %v", g, err)
+	}
+	l.Process.Signal(os.Interrupt)
+	l.end()
+}
+
+func TestCtrlCDuringAKnockEndsQuietly(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	l := m.start("connect", "echo")
+	testkit.Eventually(t, 10*time.Second, "it knocks", func() bool { return m.c.Count(spa.KindAccess) > 0 })
+	l.Process.Signal(os.Interrupt)
+	if r := l.end(); r.code != exitInterrupted || r.talk != "" {
+		t.Errorf("exit code %d, said %q", r.code, r.talk)
+	}
+}
+
+func TestHelpHasExamplesAndExitCodes(t *testing.T) {
+	m := newMachine(t)
+	r := m.run("", "--help")
+	r.want(t, exitOK)
+	for _, want := range []string{"Exit codes:", "enroll", "connect", "ProxyCommand"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("want %q in:\n%s", want, r.out)
+		}
+	}
+	for _, command := range (program{}).app().Commands {
+		out := m.run("", command.Name, "--help").out
+		if command.Name == "help" {
+			continue
+		}
+		if !strings.Contains(out, "$ ") && !strings.Contains(out, "USAGE") {
+			t.Errorf("%s has no example:\n%s", command.Name, out)
+		}
+	}
+}
+
+func TestCompletionNamesTheCommands(t *testing.T) {
+	m := newMachine(t)
+	if out := m.run("", "--generate-bash-completion").out; !strings.Contains(out, "connect") {
+		t.Errorf("got %q", out)
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if out := m.run("", "completion", shell).out; !strings.Contains(out, "postern") {
+			t.Errorf("%s: got %q", shell, out)
+		}
+	}
+}
+
+func TestOptionsMayFollowArguments(t *testing.T) {
+	app := program{}.app()
+	for given, want := range map[string]string{
+		"connect ssh --for 10m --stdio":    "connect --for 10m --stdio -- ssh",
+		"connect --stdio ssh":              "connect --stdio -- ssh",
+		"--timeout 1s knock ssh --json":    "--timeout 1s knock --json -- ssh",
+		"knock -- --json":                  "knock -- --json",
+		"knock ssh --for=1m":               "knock --for=1m -- ssh",
+		"enroll - --name x":                "enroll --name x -- -",
+		"services --json":                  "services --json",
+		"connect ssh --for":                "connect --for -- ssh",
+		"completion bash":                  "completion bash",
+		"unknown a --b":                    "unknown a --b",
+		"connect a --listen 127.0.0.1:1 b": "connect --listen 127.0.0.1:1 -- a b",
+	} {
+		got := flagsFirst(app, append([]string{"postern"}, strings.Fields(given)...))
+		if s := strings.Join(got[1:], " "); s != want {
+			t.Errorf("%q became %q, want %q", given, s, want)
+		}
+	}
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/internal/version"
+)
+
+// Exit codes. They are documented in the help, and scripts rely on them.
+const (
+	exitOK          = 0
+	exitFailed      = 1   // something went wrong
+	exitUsage       = 2   // a wrong command line
+	exitDenied      = 3   // the controller or the host said no
+	exitNoAnswer    = 4   // nobody answered
+	exitNotEnrolled = 5   // this device has no identity
+	exitEnded       = 6   // the session was revoked or has expired
+	exitUnreachable = 7   // the host is offline, or does not reach the service
+	exitInterrupted = 130 // Ctrl-C
+	exitTerminated  = 143 // SIGTERM
+)
+
+// program is the command with its surroundings, so that tests can run it.
+type program struct {
+	in        io.Reader
+	out, talk io.Writer
+}
+
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+// Unwrap returns what is wrong.
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// interrupted is the cause of a context that a signal ended.
+type interrupted struct{ signal os.Signal }
+
+// Error implements error.
+func (i interrupted) Error() string { return "ended by signal: " + i.signal.String() }
+
+// main runs one command line and returns the exit code.
+func (p program) main(ctx context.Context, args []string) int {
+	app := p.app()
+	err := app.RunContext(ctx, flagsFirst(app, args))
+	if err == nil {
+		return exitOK
+	}
+	if cause := (interrupted{}); errors.As(context.Cause(ctx), &cause) {
+		return exitCode(cause)
+	}
+	p.complain(err)
+	return exitCode(err)
+}
+
+const description = `A protected server answers nobody. This command sends it one packet that only
+an enrolled device can make; the door that opens lets in this device only, to one
+service, for a while.
+
+   $ postern enroll @join-token
+   $ postern services
+   $ ssh -o ProxyCommand='postern connect --stdio %h' me@ssh
+   $ postern connect db --listen 127.0.0.1:5432
+
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 denied, 4 nobody answered,
+5 not enrolled, 6 the session was revoked or has expired, 7 the service's host is
+offline or does not reach the service, 130 and 143 ended by Ctrl-C and SIGTERM.`
+
+func (p program) app() *cli.App {
+	app := &cli.App{
+		Name:                 "postern",
+		Usage:                "reach services that Postern protects",
+		UsageText:            "postern [--identity FOLDER] COMMAND [OPTION]...",
+		Description:          description,
+		HideVersion:          true, // there is a command for it
+		Version:              version.Version,
+		Reader:               p.in,
+		Writer:               p.out,
+		ErrWriter:            p.talk,
+		EnableBashCompletion: true,
+		ExitErrHandler:       func(*cli.Context, error) {}, // main does it
+		Flags: []cli.Flag{
+			&cli.PathFlag{
+				Name: "identity", EnvVars: []string{"POSTERN_IDENTITY"}, TakesFile: true,
+				Usage: "`FOLDER` of this device's identity (default: postern in your configuration folder)",
+			},
+			&cli.DurationFlag{
+				Name: "timeout", Value: 5 * time.Second,
+				Usage: "how long a knock waits for its answer",
+			},
+		},
+		Commands: []*cli.Command{
+			p.enroll(), p.services(), p.knock(), p.connect(), p.status(), p.version(), p.completion(),
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("no such command: %s", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+	app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+	for _, c := range app.Commands {
+		c.OnUsageError = app.OnUsageError
+	}
+	return app
+}
+
+func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON"} }
+
+func (p program) printJSON(v any) error {
+	e := json.NewEncoder(p.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func folder(c *cli.Context) (string, error) {
+	if path := c.Path("identity"); path != "" {
+		return path, nil
+	}
+	return client.DefaultFolder()
+}
+
+func open(c *cli.Context) (*client.Client, error) {
+	path, err := folder(c)
+	if err != nil {
+		return nil, err
+	}
+	return client.Open(path, client.WithTimeout(c.Duration("timeout")))
+}
+
+// only returns the command's one argument.
+func only(c *cli.Context, what string) (string, error) {
+	switch c.NArg() {
+	case 0:
+		return "", usagef("%s: %s is missing", c.Command.Name, what)
+	case 1:
+		return c.Args().First(), nil
+	}
+	return "", usagef("%s: one %s, please, not %d", c.Command.Name, what, c.NArg())
+}
+
+func none(c *cli.Context) error {
+	if c.Args().Present() {
+		return usagef("%s: takes no argument, got %q", c.Command.Name, c.Args().First())
+	}
+	return nil
+}
+
+func exitCode(err error) int {
+	var usage usageError
+	var signal interrupted
+	switch {
+	case errors.As(err, &signal) && signal.signal == syscall.SIGTERM:
+		return exitTerminated
+	case errors.As(err, &signal):
+		return exitInterrupted
+	case errors.As(err, &usage), errors.Is(err, client.ErrPublicListen):
+		return exitUsage
+	case client.IsDenied(err):
+		return exitDenied
+	case errors.Is(err, client.ErrNotEnrolled):
+		return exitNotEnrolled
+	case errors.Is(err, client.ErrRevoked), errors.Is(err, client.ErrExpired):
+		return exitEnded
+	case client.IsHostOffline(err), errors.Is(err, client.ErrUnreachable):
+		return exitUnreachable
+	case errors.Is(err, client.ErrNoAnswer), errors.Is(err, client.ErrNoAddress),
+		errors.Is(err, client.ErrNoControl), errors.Is(err, client.ErrHostSilent),
+		errors.Is(err, client.ErrTokenOver):
+		return exitNoAnswer
+	}
+	return exitFailed
+}

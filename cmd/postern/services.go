@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+func (p program) services() *cli.Command {
+	return &cli.Command{
+		Name:      "services",
+		Usage:     "list what you may reach",
+		UsageText: "postern services [--json]",
+		Description: `Asks the controller, which names what your grants allow and nothing else.
+
+   $ postern services`,
+		Flags:  []cli.Flag{jsonFlag()},
+		Action: p.runServices,
+	}
+}
+
+func (p program) runServices(c *cli.Context) error {
+	if err := none(c); err != nil {
+		return err
+	}
+	device, err := open(c)
+	if err != nil {
+		return err
+	}
+	found, err := device.Services(c.Context)
+	if err != nil {
+		return explain(device, err)
+	}
+	if c.Bool("json") {
+		return p.printJSON(found)
+	}
+	if len(found.Services) == 0 {
+		p.sayf("%s may reach nothing yet", found.User)
+		p.hintf("your administrator grants services with postern-controller grant")
+		return nil
+	}
+	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SERVICE\tHOST\tSTATE\tFOR")
+	for _, s := range found.Services {
+		state := "offline"
+		if s.Online {
+			state = "online"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Name, s.Host, state, time.Duration(s.For).Round(time.Second))
+	}
+	return t.Flush()
+}
