@@ -1,0 +1,56 @@
+# Postern: `make demo` shows it, `make test` checks it. Both install what they
+# need from Debian's packages when they run as root on Debian.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -X github.com/postern-sdp/postern/internal/version.Version=$(VERSION)
+COMMANDS = postern postern-controller postern-host postern-lab
+FUZZTIME ?= 5s
+
+export CGO_ENABLED = 0
+
+.PHONY: all build cross test test-race fuzz demo bench lint deps clean
+
+all: build
+
+build: $(COMMANDS:%=bin/%)
+
+bin/%: FORCE
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+
+FORCE:
+
+# The client also runs on macOS and Windows.
+cross:
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/postern
+	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/postern
+
+# Everything the README promises: unit, conformance in network namespaces and
+# end-to-end with the real binaries, all under the race detector, then the fuzz
+# targets for a short fixed time.
+test: deps build cross test-race fuzz
+
+# The race detector is the one thing here that needs cgo.
+test-race:
+	CGO_ENABLED=1 POSTERN_REQUIRE_NETNS=1 \
+		$(GO) test -race -timeout 20m ./...
+
+fuzz:
+	FUZZTIME=$(FUZZTIME) GO=$(GO) .ci/fuzz
+
+demo: deps build
+	bin/postern-lab demo
+
+bench: deps build
+	GO=$(GO) .ci/bench
+
+lint:
+	GO=$(GO) .ci/lint
+
+# What the tests and the demo use besides Go: a C compiler for the race
+# detector, the real sshd, nft to compare rule sets with.
+deps:
+	@.ci/deps
+
+clean:
+	rm -rf bin
