@@ -141,7 +141,7 @@ func (d *dialer) start(address netip.AddrPort, to *net.UDPAddr) {
 	d.running.Go(func() {
 		q := quicConfig(orDefault(d.Timeout, DefaultDialTimeout), d.Idle, d.KeepAlive)
 		conn, err := d.transport.Dial(d.ctx, to, d.tls(), q)
-		d.results <- attempt{address, conn, translate(err)}
+		d.results <- attempt{address, conn, translateDial(err)}
 	})
 }
 

@@ -50,6 +50,15 @@ func translate(err error) error {
 	return err
 }
 
+// translateDial is translate for a handshake: silence then is no lost path, there
+// was none yet. Under load QUIC's idle timer may fire before its handshake timer.
+func translateDial(err error) error {
+	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {
+		return fmt.Errorf("%w: %w", ErrNoAnswer, err)
+	}
+	return translate(err)
+}
+
 func translateTransport(e *quic.TransportError) error {
 	switch {
 	case e.ErrorCode == quic.ConnectionRefused:
