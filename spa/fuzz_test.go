@@ -8,17 +8,34 @@ import (
 	"github.com/postern-sdp/postern/spa/key"
 )
 
+// seed adds what the vectors of one type hold, opened where that is possible, and
+// fails when there is nothing.
+func seed(f *testing.F, kind string, open func(v vector) []byte) {
+	f.Helper()
+	n := 0
+	for _, v := range loadVectors(f) {
+		if v.headers["type"] != kind || len(v.packet) != Size {
+			continue
+		}
+		if plain := open(v); plain != nil {
+			f.Add(plain)
+			f.Add(plain[:len(plain)-1])
+			n++
+		}
+	}
+	if n < 5 {
+		f.Fatalf("only %d seeds of type %s: the corpus in testdata is gone", n, kind)
+	}
+}
+
 // FuzzParseRequest: whatever parses is written back byte for byte, and a refusal
 // yields nothing.
 func FuzzParseRequest(f *testing.F) {
-	plain, err := appendRequest(nil, Request{Kind: KindAccess, Service: "ssh", Time: testTime})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(plain)
-	f.Add(plain[:100])
-	f.Add(make([]byte, knockPlainSize))
-	f.Add(bytes.Repeat([]byte{1}, knockPlainSize))
+	seed(f, "knock", func(v vector) []byte {
+		rx, secret := v.receiver(f)
+		plain, _ := rx.open(secret, v.packet)
+		return plain
+	})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, ok := parseRequest(b)
 		if !ok {
@@ -35,14 +52,10 @@ func FuzzParseRequest(f *testing.F) {
 }
 
 func FuzzParseReply(f *testing.F) {
-	denial, err := appendReply(nil, Reply{Time: testTime, Denial: &Denial{CodeBusy, "later"}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(denial)
-	for _, v := range loadVectors(f) {
-		f.Add(v.packet)
-	}
+	seed(f, "reply", func(v vector) []byte {
+		plain, _ := v.pending(f).open(v.packet)
+		return plain
+	})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := parseReply(b)
 		if err != nil {
@@ -59,8 +72,10 @@ func FuzzParseReply(f *testing.F) {
 }
 
 func FuzzParseHostBody(f *testing.F) {
-	f.Add(appendHostBody(nil, key.NewID(), testTime))
-	f.Add(make([]byte, hostPlainSize))
+	seed(f, "host-knock", func(v vector) []byte {
+		rx, secret := v.hostReceiver(f)
+		return rx.open(secret, v.packet)
+	})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		id, at, ok := parseHostBody(b)
 		if !ok {
@@ -75,27 +90,67 @@ func FuzzParseHostBody(f *testing.F) {
 	})
 }
 
-// FuzzReceive feeds both receivers whole datagrams: all the vectors and what
-// grows out of them. Nothing may panic, and only the vectors themselves get in.
+// FuzzReceive feeds both receivers whole datagrams: all the vectors and what grows
+// out of them. Nothing may panic, and only the vectors themselves get in.
 func FuzzReceive(f *testing.F) {
-	b := newBench(f)
-	host := key.NewID()
-	sessions := NewTable[key.HostKnock](testTime)
-	sessions.Put(key.NewID(), key.NewHostKnock())
-	hosts := NewHostKnockReceiver(host, sessions, onceGuard{})
+	valid := make(map[string]bool)
+	var rx *KnockReceiver
+	var hosts *HostKnockReceiver
 	for _, v := range loadVectors(f) {
+		switch {
+		case v.name == "knock-access.txt":
+			rx, _ = v.receiver(f)
+		case v.name == "host-knock.txt":
+			hosts, _ = v.hostReceiver(f)
+		}
 		f.Add(v.packet, int64(0))
+		f.Add(v.packet, int64(time.Hour))
+		if v.headers["expect"] != "hint" {
+			valid[string(v.packet)] = true
+		}
 	}
-	packet, _ := b.seal(f, b.request())
-	f.Add(packet, int64(time.Hour))
+	if rx == nil || hosts == nil {
+		f.Fatal("the corpus in testdata is gone")
+	}
 	f.Fuzz(func(t *testing.T, datagram []byte, off int64) {
 		now := testTime.Add(time.Duration(off))
-		accepted, reason := b.rx.Receive(datagram, now)
+		rx.guard, hosts.guard = onceGuard{}, onceGuard{}
+		accepted, reason := rx.Receive(datagram, now)
 		if (accepted != nil) != (reason == ReasonOK) || reason == ReasonNone {
 			t.Errorf("%v with reason %s", accepted, reason)
 		}
-		if id, reason := hosts.Receive(datagram, now); reason == ReasonOK || !id.IsZero() {
-			t.Errorf("a host knock nobody made was accepted: %s", reason)
+		id, hostReason := hosts.Receive(datagram, now)
+		if id.IsZero() != (hostReason != ReasonOK) || hostReason == ReasonNone {
+			t.Errorf("%s with reason %s", id, hostReason)
+		}
+		if (reason == ReasonOK || hostReason == ReasonOK) && !valid[string(datagram)] {
+			t.Errorf("accepted a datagram that nobody made: %s, %s", reason, hostReason)
+		}
+		if may := hosts.MayBeKnock(datagram, now); !may && hostReason > ReasonHint {
+			t.Errorf("not taken for a host knock, and yet %s", hostReason)
 		}
 	})
+}
+
+var _ Guard = onceGuard{}
+
+// TestTheReceiversShareNoSecret: a knock is no host knock and the other way round,
+// should one secret ever be used as both.
+func TestTheReceiversShareNoSecret(t *testing.T) {
+	b := newBench(t)
+	same, err := key.HostKnockFromBytes(b.knock.RevealBytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sessions := NewTable[key.HostKnock](testTime)
+	sessions.Put(b.device, same)
+	hosts := NewHostKnockReceiver(b.device, sessions, onceGuard{})
+	packet, _ := b.seal(t, b.request())
+	if _, reason := hosts.Receive(packet, testTime); reason != ReasonHint {
+		t.Errorf("a knock as a host knock: %s, want hint", reason)
+	}
+	host := SealHostKnock(same, b.device, b.device, testTime)
+	if _, reason := b.rx.Receive(host, testTime); reason != ReasonHint {
+		t.Errorf("a host knock as a knock: %s, want hint", reason)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/postern-sdp/postern/spa/key"
 )
@@ -78,6 +79,117 @@ func TestTableHoldsManyWhileTheyComeAndGo(t *testing.T) {
 	}
 }
 
+// A join token or a session ends by itself.
+func TestAnIdentityWithAnEndIsUnknownFromThenOn(t *testing.T) {
+	table := NewTable[key.Knock](testTime)
+	id, k := key.NewID(), key.NewKnock()
+	end := testTime.Add(time.Second)
+	table.PutUntil(id, k, end)
+	hint := k.HintKey().Hint(EpochOf(testTime))
+	if _, ok := table.lookup(hint, end.Add(-time.Millisecond)); !ok {
+		t.Error("unknown before its end")
+	}
+	for _, late := range []time.Duration{0, time.Millisecond, Epoch / 2} {
+		if _, ok := table.lookup(hint, end.Add(late)); ok {
+			t.Errorf("known %s after its end", late)
+		}
+	}
+	table.Put(id, k)
+	if _, ok := table.lookup(hint, end); !ok {
+		t.Error("unknown after it was put without an end")
+	}
+}
+
+func TestAReplacedSecretEndsTheOldOne(t *testing.T) {
+	table := NewTable[key.Knock](testTime)
+	id, old, k := key.NewID(), key.NewKnock(), key.NewKnock()
+	table.Put(id, old)
+	table.Put(id, k)
+	epoch := EpochOf(testTime)
+	if _, ok := table.lookup(old.HintKey().Hint(epoch), testTime); ok {
+		t.Error("the old secret is still known")
+	}
+	if got, ok := table.lookup(k.HintKey().Hint(epoch), testTime); !ok || !got.key.Equal(k) {
+		t.Error("the new secret is unknown")
+	}
+}
+
+// Roll reckons the hints without the lock; what comes and goes meanwhile counts.
+func TestWhatComesAndGoesDuringARollIsSeen(t *testing.T) {
+	table := NewTable[key.Knock](testTime)
+	const n = 600
+	keys, ids := make([]key.Knock, n), make([]key.ID, n)
+	var rolls sync.WaitGroup
+	stop := make(chan struct{})
+	far := testTime.Add(100 * Epoch)
+	rolls.Go(func() {
+		for now := testTime; ; now = far.Add(testTime.Sub(now)) {
+			table.Roll(now)
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	for i := range n {
+		ids[i], keys[i] = key.NewID(), key.NewKnock()
+		table.Put(ids[i], keys[i])
+		if i >= 10 && i%2 == 0 {
+			table.Remove(ids[i-10])
+		}
+	}
+	close(stop)
+	rolls.Wait()
+	for _, now := range []time.Time{testTime, far, testTime} {
+		table.Roll(now)
+		for i, k := range keys {
+			gone := i%2 == 0 && i < n-10
+			got, ok := table.lookup(k.HintKey().Hint(EpochOf(now)), now)
+			if ok == gone || ok && got.id != ids[i] {
+				t.Fatalf("identity %d: found %v, want %v", i, ok, !gone)
+			}
+		}
+	}
+}
+
+// Revoking a device must not wait for the hints of a million others.
+func TestRemoveDoesNotWaitForARoll(t *testing.T) {
+	table := NewTable[key.Knock](testTime)
+	for range 5000 {
+		table.Put(key.NewID(), key.NewKnock())
+	}
+	for round := range int64(100) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			table.Roll(testTime.Add(time.Duration(round+1) * 100 * Epoch))
+		}()
+		during := false
+		for running := true; running && !during; {
+			if table.rolling.TryLock() { // not begun, or over
+				table.rolling.Unlock()
+			} else {
+				table.Remove(key.NewID())
+				during = !table.rolling.TryLock()
+				if !during {
+					table.rolling.Unlock()
+				}
+			}
+			select {
+			case <-done:
+				running = false
+			default:
+			}
+		}
+		<-done
+		if during {
+			return
+		}
+	}
+	t.Error("Remove never returned before the Roll that was at work")
+}
+
 func TestRejectingGarbageAllocatesNothing(t *testing.T) {
 	b := newBench(t)
 	garbage := make([]byte, Size)
@@ -89,6 +201,37 @@ func TestRejectingGarbageAllocatesNothing(t *testing.T) {
 	})
 	if n != 0 {
 		t.Errorf("%v allocations, want 0", n)
+	}
+}
+
+// A forger who knows a hint, seen on the wire, costs an HMAC under a derived key and
+// nothing that lasts.
+func TestRejectingAWrongMACCostsABoundedAmount(t *testing.T) {
+	b := newBench(t)
+	packet, _ := b.seal(t, b.request())
+	packet[Size-1] ^= 1
+	n := testing.AllocsPerRun(100, func() {
+		if _, reason := b.rx.Receive(packet, testTime); reason != ReasonMAC {
+			t.Fatal(reason)
+		}
+	})
+	if n > 40 {
+		t.Errorf("%v allocations, want at most 40", n)
+	}
+	if len(b.guard) != 0 {
+		t.Error("a forged datagram is remembered")
+	}
+}
+
+func BenchmarkRejectWrongMAC(b *testing.B) {
+	t := newBench(b)
+	packet, _ := t.seal(b, t.request())
+	packet[Size-1] ^= 1
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, reason := t.rx.Receive(packet, testTime); reason != ReasonMAC {
+			b.Fatal(reason)
+		}
 	}
 }
 

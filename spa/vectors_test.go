@@ -212,9 +212,13 @@ func checkKnock(t *testing.T, v vector) {
 
 // requestHeaders are the headers that say what a knock holds.
 func requestHeaders(r Request) []string {
+	claimed := "none"
+	if r.Claimed.IsValid() {
+		claimed = r.Claimed.String()
+	}
 	return []string{
 		"kind", strconv.Itoa(int(r.Kind)), "service", r.Service, "session", r.Session.String(),
-		"duration", strconv.Itoa(int(r.Duration / time.Second)), "claimed", r.Claimed.String(),
+		"duration", strconv.Itoa(int(r.Duration / time.Second)), "claimed", claimed,
 		"time", strconv.FormatInt(r.Time.UnixNano(), 10),
 	}
 }

@@ -88,6 +88,7 @@ func TestAKeyOfOneRoleDoesNotParseAsAnother(t *testing.T) {
 	}
 }
 
+// PROTOCOL 2.1 is the last check.
 func TestParseErrorsDoNotQuoteSecrets(t *testing.T) {
 	const marker = "5ec4e7"
 	for _, text := range []string{
@@ -161,4 +162,41 @@ func TestIDs(t *testing.T) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
+}
+
+// FuzzParse: whatever parses is written back letter for letter, but for the case of
+// the digits, and a refusal yields nothing.
+func FuzzParse(f *testing.F) {
+	k, h, c := NewKnock(), NewHostKnock(), NewControllerPrivate()
+	for _, text := range []string{
+		k.Reveal(), h.Reveal(), c.Reveal(), c.Public().String(), NewID().String(),
+		"", prefixKnock, k.Reveal()[:len(prefixKnock)+63], prefixHostKnock + strings.Repeat("0", 64),
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		k, errK := ParseKnock(text)
+		h, errH := ParseHostKnock(text)
+		c, errC := ParseControllerPrivate(text)
+		p, errP := ParseControllerPublic(text)
+		id, errID := ParseID(text)
+		for name, got := range map[string]struct {
+			err  error
+			zero bool
+			text func() string
+		}{
+			"knock":      {errK, k.IsZero(), func() string { return k.Reveal() }},
+			"host knock": {errH, h.IsZero(), func() string { return h.Reveal() }},
+			"private":    {errC, c.IsZero(), func() string { return c.Reveal() }},
+			"public":     {errP, p.IsZero(), func() string { return p.String() }},
+			"id":         {errID, false, func() string { return id.String() }},
+		} {
+			switch {
+			case got.err == nil && (got.zero || !strings.EqualFold(got.text(), text)):
+				t.Errorf("%s: parsed another text than it writes", name)
+			case got.err != nil && !got.zero && name != "id":
+				t.Errorf("%s: refused, and yet a value", name)
+			}
+		}
+	})
 }
