@@ -46,7 +46,8 @@ func (r Request) validate() error {
 		return ErrClaimed
 	case !timely(r.Time):
 		return ErrTime
-	case !access && r.Duration != 0 || r.Duration < 0 || r.Duration%time.Second != 0 || r.Duration/time.Second > math.MaxUint32:
+	case !access && r.Duration != 0 || r.Duration < 0 ||
+		r.Duration%time.Second != 0 || r.Duration/time.Second > math.MaxUint32:
 		return ErrDuration
 	}
 	return nil

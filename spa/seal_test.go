@@ -19,6 +19,8 @@ import (
 // What a receiver would refuse is refused by the sender already, with a reason.
 func TestWhatHasNoFormIsNotSealed(t *testing.T) {
 	b := newBench(t)
+	const century = 100 * 365 * 24 * time.Hour
+	mapped := netip.MustParseAddr("::ffff:0.0.0.0")
 	for name, c := range map[string]struct {
 		change func(r *Request)
 		want   error
@@ -33,18 +35,19 @@ func TestWhatHasNoFormIsNotSealed(t *testing.T) {
 		"an end with a length":   {func(r *Request) { r.Kind, r.Service = KindClose, "" }, ErrDuration},
 		"half a second":          {func(r *Request) { r.Duration = time.Second / 2 }, ErrDuration},
 		"a negative length":      {func(r *Request) { r.Duration = -time.Second }, ErrDuration},
-		"200 years":              {func(r *Request) { r.Duration = 200 * 365 * 24 * time.Hour }, ErrDuration},
+		"200 years":              {func(r *Request) { r.Duration = 2 * century }, ErrDuration},
 		"no time":                {func(r *Request) { r.Time = time.Time{} }, ErrTime},
 		"the year 2300":          {func(r *Request) { r.Time = testTime.AddDate(274, 0, 0) }, ErrTime},
 		"from 0.0.0.0":           {func(r *Request) { r.Claimed = netip.IPv4Unspecified() }, ErrClaimed},
 		"from ::":                {func(r *Request) { r.Claimed = netip.IPv6Unspecified() }, ErrClaimed},
-		"from ::ffff:0.0.0.0":    {func(r *Request) { r.Claimed = netip.MustParseAddr("::ffff:0.0.0.0") }, ErrClaimed},
+		"from ::ffff:0.0.0.0":    {func(r *Request) { r.Claimed = mapped }, ErrClaimed},
 		"a length on the second": {func(r *Request) { r.Duration = time.Second }, nil},
 	} {
 		r := b.request()
 		c.change(&r)
 		packet, pending, err := SealKnock(b.knock, b.private.Public(), testName, r)
-		if !errors.Is(err, c.want) || (packet == nil) != (c.want != nil) || (pending == nil) != (err != nil) {
+		refused := packet == nil && pending == nil
+		if !errors.Is(err, c.want) || refused != (c.want != nil) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 		if out, err := appendRequest([]byte("foo"), r); err != nil && string(out) != "foo" {
@@ -53,8 +56,8 @@ func TestWhatHasNoFormIsNotSealed(t *testing.T) {
 	}
 	for _, audience := range []string{"", strings.Repeat("a", 65)} {
 		_, _, err := SealKnock(b.knock, b.private.Public(), audience, b.request())
-		if _, errReceiver := NewKnockReceiver(audience, b.private, b.table, b.guard); !errors.Is(err, ErrAudience) ||
-			!errors.Is(errReceiver, ErrAudience) {
+		_, errReceiver := NewKnockReceiver(audience, b.private, b.table, b.guard)
+		if !errors.Is(err, ErrAudience) || !errors.Is(errReceiver, ErrAudience) {
 			t.Errorf("audience of %d bytes: %v, %v", len(audience), err, errReceiver)
 		}
 	}
@@ -64,7 +67,8 @@ func TestWhatHasNoFormIsNotSealed(t *testing.T) {
 func TestAControllersKeyOfLowOrderIsRefused(t *testing.T) {
 	b := newBench(t)
 	for _, public := range []key.ControllerPublic{{}, {1}} {
-		if packet, _, err := SealKnock(b.knock, public, testName, b.request()); err == nil || packet != nil {
+		packet, _, err := SealKnock(b.knock, public, testName, b.request())
+		if err == nil || packet != nil {
 			t.Errorf("sealed to the key %x", public[:1])
 		}
 	}
@@ -225,7 +229,9 @@ func TestWhatHoldsSecretsDoesNotPrintThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	var leaks []string
-	for _, secret := range [][]byte{b.knock.RevealBytes(), grant.Knock.RevealBytes(), mac[:], replyKey[:], private} {
+	for _, secret := range [][]byte{
+		b.knock.RevealBytes(), grant.Knock.RevealBytes(), mac[:], replyKey[:], private,
+	} {
 		part := secret[:6]
 		leaks = append(leaks, hex.EncodeToString(part), strings.ToUpper(hex.EncodeToString(part)),
 			base64.StdEncoding.EncodeToString(part), strings.Trim(fmt.Sprint(part), "[]"), string(part),

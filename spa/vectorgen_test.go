@@ -132,7 +132,8 @@ func (g *generator) knocks() {
 	}
 	ok("knock-access", "3.2 a knock for a service, to renew a session", base)
 	longest := base
-	longest.Claimed, longest.Session, longest.Duration = netip.MustParseAddr("2001:db8::7"), key.ID{}, 0
+	longest.Claimed = netip.MustParseAddr("2001:db8::7")
+	longest.Session, longest.Duration = key.ID{}, 0
 	longest.Service = strings.Repeat("s", maxService)
 	ok("knock-longest-service", "3.7 the longest name, an IPv6 address, no session", longest)
 	ok("knock-control-last-epoch", "6.2 for the control API, by a clock 60 s behind",
@@ -140,7 +141,11 @@ func (g *generator) knocks() {
 	ok("knock-close-next-epoch", "6.2 the end of a session, by a clock 60 s ahead",
 		Request{Kind: KindClose, Device: g.device, Time: testTime.Add(Epoch), Session: g.session})
 
-	at := func(d time.Duration) []byte { r := base; r.Time = testTime.Add(d); return g.seal(testName, r) }
+	at := func(d time.Duration) []byte {
+		r := base
+		r.Time = testTime.Add(d)
+		return g.seal(testName, r)
+	}
 	flip := func(i int) []byte { b := bytes.Clone(good); b[i] ^= 1; return b }
 	other := base
 	other.Device = fixedID("another device")
@@ -157,7 +162,8 @@ func (g *generator) knocks() {
 	g.knock("knock-mac-flipped", "mac", "6.3 last bit of the mac flipped", flip(Size-1))
 	g.knock("knock-other-controller", "mac", "3.2 sealed for another controller's name",
 		g.seal("other.example", base))
-	g.knock("knock-other-device", "owner", "6.6 the body names another device", g.seal(testName, other))
+	g.knock("knock-other-device", "owner", "6.6 the body names another device",
+		g.seal(testName, other))
 	g.knock("knock-late", "time", "6.7 by a clock 90.001 s ahead, in an acceptable epoch",
 		at(Tolerance+time.Millisecond))
 }
@@ -197,8 +203,10 @@ func (g *generator) forgedKnocks() {
 		g.withEphemeral(must(hex.DecodeString(
 			"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"))...))
 	// An all-zero shared secret, were it used, would open this one for anybody.
-	g.knock("knock-low-order-sealed", "seal", "3.4 key of all zeros, body sealed under the zero secret",
-		g.resealed(make([]byte, ephemeralSize), make([]byte, key.Size), must(appendRequest(nil, g.request()))))
+	plain := must(appendRequest(nil, g.request()))
+	g.knock("knock-low-order-sealed", "seal",
+		"3.4 key of all zeros, body sealed under the zero secret",
+		g.resealed(make([]byte, ephemeralSize), make([]byte, key.Size), plain))
 }
 
 // resealed seals a plaintext that appendRequest would not write.
@@ -246,7 +254,8 @@ func (g *generator) bodies() {
 		func(p []byte) { clear(p[atSession-4 : atSession]) })
 	body("knock-padding", "3.6 last byte of the padding set", access, set(knockPlainSize-1, 1))
 	body("knock-padding-first", "3.6 first byte of the padding set", access, set(atPadding, 1))
-	body("knock-service-tail", "3.6 last byte behind the service's name set", access, set(atPadding-1, 1))
+	body("knock-service-tail", "3.6 last byte behind the service's name set", access,
+		set(atPadding-1, 1))
 	body("knock-service-tail-first", "3.6 the byte behind the service's name set", access,
 		set(atService+len(access.Service), 'x'))
 	body("knock-service-length", "3.6 a name of 64 bytes", access, set(atLength, maxService+1))
@@ -256,6 +265,8 @@ func (g *generator) bodies() {
 	body("knock-control-service", "3.7 control with a service's name", control, func(p []byte) {
 		p[atLength], p[atService] = 1, 's'
 	})
+	body("knock-control-service-tail", "3.6 control with no name, and a byte in its place", control,
+		set(atService, 's'))
 	body("knock-control-session", "3.7 control with a session", control, set(atSession, 1))
 	body("knock-control-duration", "3.7 control with a length", control, set(atDuration, 1))
 	body("knock-close-nothing", "3.7 the end of no session", end,
@@ -384,6 +395,8 @@ func (g *generator) replies() {
 	change("reply-grant-no-secret", "4.3 a host-knock secret of zeros", granted,
 		func(p []byte) { clear(p[atSecret : atSecret+key.Size]) })
 	change("reply-grant-no-address", "4.3 a grant without an address", granted, set(atCount, 0))
+	change("reply-grant-no-address-zeros", "4.3 a grant without an address, zeros in its place",
+		granted, func(p []byte) { clear(p[atCount:]) })
 	change("reply-grant-three-addresses", "4.3 three addresses", granted, set(atCount, 3))
 	change("reply-grant-second-missing", "4.3 two addresses, the second all zeros", granted,
 		set(atCount, 2))
@@ -391,6 +404,8 @@ func (g *generator) replies() {
 		func(p []byte) { copy(p[atSecond:], p[atAddress:atSecond]) })
 	change("reply-grant-port-0", "4.3 port 0", granted,
 		func(p []byte) { binary.BigEndian.PutUint16(p[atPort:], 0) })
+	change("reply-grant-unspecified", "4.3 the address ::ffff:0.0.0.0", granted,
+		func(p []byte) { clear(p[atPort-4 : atPort]) })
 	change("reply-grant-padding", "4.3 last byte set", granted, set(replyPlainSize-1, 1))
 	change("reply-denial-code-0", "4.3 code 0", denied, set(atCode, 0))
 	change("reply-denial-long-text", "4.3 a text of 121 bytes", denied, set(atTextSize, maxText+1))

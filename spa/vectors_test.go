@@ -249,7 +249,8 @@ func checkHostKnock(t *testing.T, v vector) {
 	if reason.String() != v.headers["expect"] {
 		t.Errorf("reason %s, want %s", reason, v.headers["expect"])
 	}
-	if ok := reason == ReasonOK; ok != (session.String() == v.headers["id"]) || !ok && !session.IsZero() {
+	ok := reason == ReasonOK
+	if ok != (session.String() == v.headers["id"]) || ok == session.IsZero() {
 		t.Errorf("session %s with reason %s", session, reason)
 	}
 }

@@ -91,7 +91,9 @@ func ParseControllerPublic(text string) (ControllerPublic, error) {
 func (k ControllerPublic) IsZero() bool { return k == ControllerPublic{} }
 
 // String returns the key as text.
-func (k ControllerPublic) String() string { return prefixControllerPublic + hex.EncodeToString(k[:]) }
+func (k ControllerPublic) String() string {
+	return prefixControllerPublic + hex.EncodeToString(k[:])
+}
 
 // MarshalText implements [encoding.TextMarshaler].
 func (k ControllerPublic) MarshalText() ([]byte, error) { return []byte(k.String()), nil }

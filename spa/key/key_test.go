@@ -43,7 +43,9 @@ func TestSecretsDoNotPrint(t *testing.T) {
 			base64.StdEncoding.EncodeToString(b[:6]), decimal, string(b[:4])}
 	}
 	leaks := append(forms(b), forms(subkey[:])...)
-	for _, value := range []any{k, &k, h, &h, c, &c, held, &held, []holder{held}, map[string]Knock{"k": k}} {
+	for _, value := range []any{
+		k, &k, h, &h, c, &c, held, &held, []holder{held}, map[string]Knock{"k": k},
+	} {
 		var out strings.Builder
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
 			fmt.Fprintf(&out, verb, value)
@@ -71,7 +73,8 @@ func TestSecretsCannotBeComparedByAccident(t *testing.T) {
 func TestAKeyOfOneRoleDoesNotParseAsAnother(t *testing.T) {
 	k, h, c, _ := marked(t)
 	texts := map[string]string{
-		"knock": k.Reveal(), "host knock": h.Reveal(), "private": c.Reveal(), "public": c.Public().String(),
+		"knock": k.Reveal(), "host knock": h.Reveal(),
+		"private": c.Reveal(), "public": c.Public().String(),
 	}
 	parsers := map[string]func(string) error{
 		"knock":      func(s string) error { _, err := ParseKnock(s); return err },
@@ -92,7 +95,8 @@ func TestAKeyOfOneRoleDoesNotParseAsAnother(t *testing.T) {
 func TestParseErrorsDoNotQuoteSecrets(t *testing.T) {
 	const marker = "5ec4e7"
 	for _, text := range []string{
-		marker, prefixKnock + marker, prefixKnock + strings.Repeat(marker, 11), prefixKnock + marker + strings.Repeat("z", 58),
+		marker, prefixKnock + marker, prefixKnock + strings.Repeat(marker, 11),
+		prefixKnock + marker + strings.Repeat("z", 58),
 	} {
 		if _, err := ParseKnock(text); err == nil || strings.Contains(err.Error(), marker) {
 			t.Errorf("error %v", err)
@@ -157,7 +161,9 @@ func TestIDs(t *testing.T) {
 	if err != nil || got != id || id.IsZero() || !(ID{}).IsZero() {
 		t.Errorf("got %v, %v", got, err)
 	}
-	for _, bad := range []string{"", id.String()[1:], id.String() + "0", strings.Repeat("g", 32), id.String()[:31] + "é"} {
+	for _, bad := range []string{
+		"", id.String()[1:], id.String() + "0", strings.Repeat("g", 32), id.String()[:31] + "é",
+	} {
 		if _, err := ParseID(bad); !errors.Is(err, ErrID) {
 			t.Errorf("%q: %v", bad, err)
 		}

@@ -60,7 +60,8 @@ func parseBytes(prefix, text string) ([]byte, error) {
 		return nil, fmt.Errorf("%w: want the prefix %q", ErrPrefix, prefix)
 	}
 	if len(digits) != hex.EncodedLen(Size) {
-		return nil, fmt.Errorf("%w: got %d hexadecimal digits, want %d", ErrSize, len(digits), hex.EncodedLen(Size))
+		return nil, fmt.Errorf("%w: got %d hexadecimal digits, want %d", ErrSize,
+			len(digits), hex.EncodedLen(Size))
 	}
 	b, err := hex.DecodeString(digits)
 	if err != nil {
@@ -144,7 +145,9 @@ func ParseHostKnock(text string) (HostKnock, error) {
 
 // Reveal returns the secret as text, for its owner's private file or a sealed
 // channel and nothing else.
-func (k HostKnock) Reveal() string { return prefixHostKnock + hex.EncodeToString(k.s.mustBytes()[:]) }
+func (k HostKnock) Reveal() string {
+	return prefixHostKnock + hex.EncodeToString(k.s.mustBytes()[:])
+}
 
 // RevealBytes returns a copy of the secret's bytes, under the same rule as Reveal.
 func (k HostKnock) RevealBytes() []byte { return append([]byte(nil), k.s.mustBytes()[:]...) }

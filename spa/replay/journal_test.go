@@ -108,7 +108,9 @@ func TestATailThatTheMachinesCrashBrokeClosesTheEpochs(t *testing.T) {
 // the minute.
 func TestAClockThatIsBehindAfterTheCrashReopensNothing(t *testing.T) {
 	long := now.AddDate(-20, 0, 0)
+	begun := appendHeader(nil, header{boot: bootA, written: epoch - 100})
 	for name, b := range map[string][]byte{
+		"by a record alone": appendRecord(begun, record{epoch, *mac(0)}),
 		"by its records":    journalBytes(t, false),
 		"by when it began":  journalBytes(t, false)[:headerSize],
 		"by both, one torn": journalBytes(t, false)[:headerSize+recordSize/2],
