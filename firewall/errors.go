@@ -6,6 +6,8 @@ import "errors"
 var (
 	ErrProtocol     = errors.New("protocol is neither tcp nor udp")
 	ErrSource       = errors.New("not a usable source address")
+	ErrInterface    = errors.New("not a usable interface name")
+	ErrTTL          = errors.New("a time that is over before it begins")
 	ErrPort         = errors.New("port 0 cannot be opened")
 	ErrNotInstalled = errors.New("the table is not installed")
 	ErrTooMany      = errors.New("too many openings in one change")

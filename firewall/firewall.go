@@ -13,8 +13,9 @@ type Firewall interface {
 	// everything else in it is replaced.
 	Install(ctx context.Context, rules Rules) error
 
-	// Apply revokes, then opens, in one transaction: there is no moment at which
-	// a replaced pinhole is missing or both are open. Opening a pinhole that is
+	// Apply revokes and opens: there is no moment at which a replaced pinhole is
+	// missing, nor, where the kernel has transactions, one at which both are open.
+	// Opening a pinhole that is
 	// open sets its remaining time to the new TTL; revoking one that is not open
 	// is no error. A pinhole with TTL <= 0 is not opened, and revoked if it is
 	// open. Apply returns [ErrNotInstalled] when the table is not there, also
@@ -25,6 +26,10 @@ type Firewall interface {
 	// have left, in no particular order, or [ErrNotInstalled].
 	List(ctx context.Context) ([]Pinhole, error)
 
+	// Dropped returns what the table has dropped since it was first installed, or
+	// [ErrNotInstalled]. Installing again may begin the counts anew.
+	Dropped(ctx context.Context) (Dropped, error)
+
 	// Remove deletes the table and with it all pinholes; what was there before
 	// Install works again.
 	Remove(ctx context.Context) error
@@ -32,4 +37,16 @@ type Firewall interface {
 	// Close releases the connection to the kernel and leaves the table in place,
 	// so that the rules outlive the daemon.
 	Close() error
+}
+
+// Dropped counts packets by why they were dropped.
+type Dropped struct {
+	// Input came to the host: no pinhole, keep rule, or flow of its own.
+	Input uint64
+	// Door came to, or left, a port that has had pinholes, outside of them.
+	Door uint64
+	// Forward would have been sent on.
+	Forward uint64
+	// Output would have left the host, and belonged to no flow of its own.
+	Output uint64
 }

@@ -19,7 +19,9 @@ const (
 	DefaultTable  = "postern"
 
 	// BackendNFTables and BackendNone are the values of firewall.backend.
+	BackendAuto     = "auto"
 	BackendNFTables = "nftables"
+	BackendIPTables = "iptables"
 	BackendNone     = "none"
 
 	// maxAdvertise is how many addresses fit into a grant.

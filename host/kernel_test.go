@@ -78,6 +78,10 @@ func (k *memoryKernel) List(context.Context) ([]firewall.Pinhole, error) {
 	return all, nil
 }
 
+func (k *memoryKernel) Dropped(context.Context) (firewall.Dropped, error) {
+	return firewall.Dropped{}, nil
+}
+
 func (k *memoryKernel) Remove(context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

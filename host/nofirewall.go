@@ -21,6 +21,11 @@ func (noFirewall) Apply(context.Context, firewall.Change) error { return nil }
 // List implements [firewall.Firewall].
 func (noFirewall) List(context.Context) ([]firewall.Pinhole, error) { return nil, nil }
 
+// Dropped implements [firewall.Firewall].
+func (noFirewall) Dropped(context.Context) (firewall.Dropped, error) {
+	return firewall.Dropped{}, nil
+}
+
 // Remove implements [firewall.Firewall].
 func (noFirewall) Remove(context.Context) error { return nil }
 

@@ -27,7 +27,22 @@ type Grant struct {
 	Pin       [PinSize]byte    // SHA-256 of the SubjectPublicKeyInfo of the other end's certificate
 	Host      key.ID           // whom the certificate must name
 	Addresses []netip.AddrPort // one or two, the likelier first
+	Flags     GrantFlags
 }
+
+// GrantFlags say how the service is reached. The zero value is a tunnel that
+// carries TCP, bound to the exact source of the host knock.
+type GrantFlags uint8
+
+// The flags of a grant; other bits are refused.
+const (
+	// FlagDirect: the client speaks to the service itself, at Addresses.
+	FlagDirect GrantFlags = 1 << 0
+	// FlagUDP: the service speaks UDP, not TCP.
+	FlagUDP GrantFlags = 1 << 1
+	// FlagAddress: any source port of the client's address may come in.
+	FlagAddress GrantFlags = 1 << 2
+)
 
 // writeGrant writes a grant's part of a reply.
 //

@@ -81,6 +81,7 @@ type Service struct {
 	Host   string   `json:"host"`
 	Online bool     `json:"online"` // the host's agent is connected
 	For    Duration `json:"for"`    // the longest session policy grants
+	Access
 }
 
 // ServicesResponse lists what the caller may reach, and nothing else.
@@ -118,13 +119,56 @@ type ErrorResponse struct {
 	Error string `json:"error"`
 }
 
+// Mode says how a client reaches a service.
+type Mode string
+
+// The modes.
+const (
+	// ModeTunnel carries the service through QUIC to the host itself.
+	ModeTunnel Mode = "tunnel"
+	// ModeDirect opens the service's own port to the client.
+	ModeDirect Mode = "direct"
+	// ModeGateway carries the service through QUIC to another machine behind the host.
+	ModeGateway Mode = "gateway"
+)
+
+// Transport is what a service speaks.
+type Transport string
+
+// The transports.
+const (
+	TransportTCP Transport = "tcp"
+	TransportUDP Transport = "udp"
+)
+
+// Binding says whom a session's pinhole lets in.
+type Binding string
+
+// The bindings.
+const (
+	// BindExact: the address and port of the host knock.
+	BindExact Binding = "exact"
+	// BindAddress: every port of one address.
+	BindAddress Binding = "address"
+)
+
+// Access is how a service is reached. Empty fields mean [ModeTunnel],
+// [TransportTCP], and the mode's own binding: [BindAddress] for [ModeDirect], else
+// [BindExact].
+type Access struct {
+	Mode      Mode      `json:"mode,omitempty"`
+	Transport Transport `json:"transport,omitempty"`
+	Binding   Binding   `json:"binding,omitempty"`
+}
+
 // Session is a granted access as the controller orders it from a host.
 type Session struct {
-	ID      key.ID     `json:"id"`
-	Device  key.ID     `json:"device"`
-	Service string     `json:"service"`
-	Target  string     `json:"target"` // host:port that the host dials
-	Source  netip.Addr `json:"source"` // the client's address as the controller saw it, or as claimed
+	ID      key.ID `json:"id"`
+	Device  key.ID `json:"device"`
+	Service string `json:"service"`
+	Target  string `json:"target"` // host:port that the host dials; for ModeDirect the port counts
+	Access
+	Source netip.Addr `json:"source"` // the client's address as the controller saw it, or as claimed
 	// TTL is the time left when the message was written; hosts count it on their
 	// monotonic clock, so that no wall clock that jumps shortens or extends it.
 	TTL      Duration      `json:"ttl"`

@@ -50,6 +50,11 @@ type ServerConfig struct {
 	// connecting only.
 	Connect func(ctx context.Context, p Peer) (Duplex, error)
 
+	// ConnectPacket judges each new UDP flow and connects it to its service: each
+	// Read and Write of what it returns is one datagram. Its errors are told as
+	// Connect's. Nil: the host has no UDP services.
+	ConnectPacket func(ctx context.Context, p Peer) (net.Conn, error)
+
 	Idle       time.Duration    // 0: DefaultIdle
 	KeepAlive  time.Duration    // 0: DefaultKeepAlive
 	MaxStreams int64            // at once, of one connection; 0: DefaultMaxStreams
