@@ -110,7 +110,7 @@ func (d *directory) putToken(t identity.Token) {
 	d.mu.Lock()
 	d.tokens[t.ID] = t
 	d.mu.Unlock()
-	d.hints.Put(t.ID, t.Knock)
+	d.hints.PutUntil(t.ID, t.Knock, t.Expires)
 }
 
 func (d *directory) dropToken(id key.ID) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-sdp/postern/controller/identity"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/spa"
 	"github.com/postern-sdp/postern/spa/key"
@@ -108,6 +109,30 @@ func TestNothingInvalidIsEverAnswered(t *testing.T) {
 	}
 	if got := s.counters.knocks[spa.ReasonReplay].Load(); got != 1 {
 		t.Errorf("%d replays counted, want 1", got)
+	}
+}
+
+// TestAnExpiredJoinTokenMeetsSilence, also before anybody has swept it away.
+func TestAnExpiredJoinTokenMeetsSilence(t *testing.T) {
+	s := newScene(t)
+	p := newProbe(t, s.addresses.Knock)
+	token := identity.Token{ID: key.NewID(), Knock: key.NewKnock()}
+	for _, test := range []struct {
+		left time.Duration
+		wait time.Duration
+		size int
+	}{{-time.Second, silence, 0}, {time.Hour, patience, spa.Size}} {
+		token.Expires = time.Now().Add(test.left)
+		s.directory.putToken(token)
+		knock, _, err := spa.SealKnock(token.Knock, s.private.Public(), "gate.test",
+			spa.Request{Kind: spa.KindControl, Device: token.ID, Time: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.send(knock)
+		if got := p.receive(test.wait); len(got) != test.size {
+			t.Errorf("%s left: answered with %d bytes, want %d", test.left, len(got), test.size)
+		}
 	}
 }
 
