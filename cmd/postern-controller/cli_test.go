@@ -304,7 +304,7 @@ func TestCompletionCompletes(t *testing.T) {
 	script := s.ok("completion", "bash")
 	bash, err := exec.LookPath("bash")
 	if err != nil {
-		t.Skip("no bash here")
+		t.Fatal(err)
 	}
 	if out, err := exec.CommandContext(t.Context(), bash, "-n", "-c", script).CombinedOutput(); err != nil {
 		t.Errorf("bash refuses the script: %v: %s", err, out)

@@ -86,9 +86,7 @@ func TestTheAdminSocketIsPrivate(t *testing.T) {
 // TestAStrangerIsRefusedWhateverTheMode: the kernel's word on who is at the other
 // end counts, and not the file's mode alone.
 func TestAStrangerIsRefusedWhateverTheMode(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to become another user")
-	}
+	testkit.RequireRoot(t)
 	path := serveAdmin(t)
 	open := filepath.Dir(path)
 	for ; open != os.TempDir() && open != "/"; open = filepath.Dir(open) {

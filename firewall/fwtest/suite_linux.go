@@ -14,7 +14,7 @@ import (
 // Run runs the suite. New makes a firewall that is not installed yet; it is
 // called on a thread inside the host's namespace and must work on that one.
 func Run(t *testing.T, New func() (firewall.Firewall, error)) {
-	testkit.RequireNetns(t)
+	testkit.RequireRoot(t)
 	for _, promise := range promises() {
 		t.Run(promise.name, func(t *testing.T) {
 			testkit.NoLeak(t)

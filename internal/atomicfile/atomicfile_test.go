@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/postern-sdp/postern/internal/atomicfile"
+	"github.com/postern-sdp/postern/internal/testkit"
 )
 
 func TestWriteReplacesWithTheAskedMode(t *testing.T) {
@@ -130,9 +131,7 @@ func TestReadPrivateRefusesWhatOthersMayTouch(t *testing.T) {
 }
 
 func TestReadPrivateRefusesAnotherUsersFile(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to give a file away")
-	}
+	testkit.RequireRoot(t)
 	path := filepath.Join(t.TempDir(), "secret")
 	if err := atomicfile.Write(path, nil, 0o600); err != nil {
 		t.Fatal(err)

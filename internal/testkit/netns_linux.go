@@ -13,20 +13,6 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// RequireNetns skips the test when this process may not make network
-// namespaces. With POSTERN_REQUIRE_NETNS=1, as in CI, the test fails instead.
-func RequireNetns(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	const why = "making network namespaces needs root (or run under unshare -Urnm)"
-	if os.Getenv("POSTERN_REQUIRE_NETNS") == "1" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
-}
-
 // Namespace is a network namespace that lives as long as its test.
 type Namespace struct {
 	ns netns.NsHandle
@@ -36,7 +22,7 @@ type Namespace struct {
 // IPv6 duplicate address detection, so that addresses are usable at once.
 func Netns(t testing.TB) *Namespace {
 	t.Helper()
-	RequireNetns(t)
+	RequireRoot(t)
 	runtime.LockOSThread()
 	home := must(t, netns.Get)
 	ns, err := netns.New() // enters it

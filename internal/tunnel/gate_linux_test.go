@@ -136,7 +136,7 @@ func TestJoinedDatagramsAreSplit(t *testing.T) {
 }
 
 func TestJoinedDatagramsAreSplitOverEthernet(t *testing.T) {
-	testkit.RequireNetns(t)
+	testkit.RequireRoot(t)
 	lan := testkit.NewSwitch(t)
 	host := lan.Attach(t, "192.0.2.1/24")
 	client := lan.Attach(t, "192.0.2.2/24")
@@ -206,7 +206,7 @@ func TestRevokedSourceIsShutOutOfItsJoinedDatagrams(t *testing.T) {
 }
 
 func TestSendErrorsOfAMovingMachineAreLoss(t *testing.T) {
-	testkit.RequireNetns(t)
+	testkit.RequireRoot(t)
 	island := testkit.Netns(t)
 	var g *Gate
 	island.Do(t, func() { g = testGate(t, "0.0.0.0:0", nil) })

@@ -339,7 +339,7 @@ func TestDataOutlivesClose(t *testing.T) {
 }
 
 func TestCaptureWithoutTheCapabilitySaysWhichAndHow(t *testing.T) {
-	testkit.RequireNetns(t)
+	testkit.RequireRoot(t)
 	testkit.NoLeak(t)
 	done := make(chan error)
 	go func() {

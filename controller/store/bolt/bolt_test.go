@@ -15,6 +15,7 @@ import (
 
 	"github.com/postern-sdp/postern/controller/store"
 	"github.com/postern-sdp/postern/controller/store/storetest"
+	"github.com/postern-sdp/postern/internal/testkit"
 )
 
 func TestConformance(t *testing.T) {
@@ -327,9 +328,7 @@ func TestAFullDiskAcknowledgesNothingAndLosesNothing(t *testing.T) {
 // On a real full disk it is not the growing of the file that fails, but the
 // writing into the hole.
 func TestAFullFileSystemLosesNothing(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount a small tmpfs")
-	}
+	testkit.RequireRoot(t)
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k,mode=0700"); err != nil {
 		t.Fatalf("mount tmpfs: %v", err)
