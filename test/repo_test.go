@@ -127,7 +127,7 @@ func TestEachModuleHasItsImporters(t *testing.T) {
 		"github.com/google/nftables":     {"firewall/nft", "test/lab"},
 		"github.com/BurntSushi/toml":     {"internal/config"},
 		"go.etcd.io/bbolt":               {"controller/store/bolt"},
-		"github.com/urfave/cli/v2":       {"cmd", "internal/cli"},
+		"github.com/urfave/cli/v2":       {"cmd", "internal/cmdline"},
 		"github.com/quic-go/quic-go":     {"internal/tunnel", "internal/control", "controller/api"},
 		"github.com/vishvananda/netns":   {"internal/testkit", "test/lab"},
 		"github.com/vishvananda/netlink": {"internal/testkit", "test/lab"},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-sdp/postern/controller"
 	"github.com/postern-sdp/postern/controller/api"
+	"github.com/postern-sdp/postern/internal/cmdline"
 	"github.com/postern-sdp/postern/internal/version"
 )
 
@@ -22,7 +23,7 @@ type streams struct {
 // run runs the command line to its end and returns its exit code.
 func run(ctx context.Context, args []string, s streams) int {
 	app := newApp(s)
-	return explain(s.err, app.RunContext(ctx, reorder(app, args)))
+	return explain(s.err, app.RunContext(ctx, cmdline.Reorder(app, args)))
 }
 
 const (
@@ -67,7 +68,7 @@ Examples:
 		},
 		Commands: []*cli.Command{
 			initCommand(), serveCommand(), statusCommand(), tokenCommand(), deviceCommand(), hostCommand(),
-			serviceCommand(), grantCommand(), sessionCommand(), policyCommand(), completionCommand(),
+			serviceCommand(), grantCommand(), sessionCommand(), policyCommand(), completionCommand(s.out),
 			versionCommand(),
 		},
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/host"
+	"github.com/postern-sdp/postern/internal/cmdline"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/version"
 )
@@ -79,7 +80,7 @@ func (p program) run(ctx context.Context, args []string) error {
 		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
 	}
 	app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
-	return app.RunContext(ctx, args)
+	return app.RunContext(ctx, cmdline.Reorder(app, args))
 }
 
 const description = `A protected machine answers nobody. This agent dials out to the controller and

@@ -441,25 +441,3 @@ func TestCompletionNamesTheCommands(t *testing.T) {
 		}
 	}
 }
-
-func TestOptionsMayFollowArguments(t *testing.T) {
-	app := program{}.app()
-	for given, want := range map[string]string{
-		"connect ssh --for 10m --stdio":    "connect --for 10m --stdio -- ssh",
-		"connect --stdio ssh":              "connect --stdio -- ssh",
-		"--timeout 1s knock ssh --json":    "--timeout 1s knock --json -- ssh",
-		"knock -- --json":                  "knock -- --json",
-		"knock ssh --for=1m":               "knock --for=1m -- ssh",
-		"enroll - --name x":                "enroll --name x -- -",
-		"services --json":                  "services --json",
-		"connect ssh --for":                "connect --for -- ssh",
-		"completion bash":                  "completion bash",
-		"unknown a --b":                    "unknown a --b",
-		"connect a --listen 127.0.0.1:1 b": "connect --listen 127.0.0.1:1 -- a b",
-	} {
-		got := flagsFirst(app, append([]string{"postern"}, strings.Fields(given)...))
-		if s := strings.Join(got[1:], " "); s != want {
-			t.Errorf("%q became %q, want %q", given, s, want)
-		}
-	}
-}

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/internal/cmdline"
 	"github.com/postern-sdp/postern/internal/version"
 )
 
@@ -53,7 +54,7 @@ func (i interrupted) Error() string { return "ended by signal: " + i.signal.Stri
 // main runs one command line and returns the exit code.
 func (p program) main(ctx context.Context, args []string) int {
 	app := p.app()
-	err := app.RunContext(ctx, flagsFirst(app, args))
+	err := app.RunContext(ctx, cmdline.Reorder(app, args))
 	if err == nil {
 		return exitOK
 	}

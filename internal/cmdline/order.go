@@ -1,4 +1,4 @@
-package main
+package cmdline
 
 import (
 	"slices"
@@ -7,10 +7,10 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// reorder puts the options of the last command before its arguments, because the
+// Reorder puts the options of the last command before its arguments, because the
 // library stops reading options at the first argument: "add ssh --host web" is
-// what people type.
-func reorder(app *cli.App, args []string) []string {
+// what people type. What follows a "--" is left alone.
+func Reorder(app *cli.App, args []string) []string {
 	commands, flags := app.Commands, app.Flags
 	for i := 1; i < len(args); i++ {
 		if strings.HasPrefix(args[i], "-") {
@@ -50,6 +50,9 @@ func optionsFirst(flags []cli.Flag, args []string) []string {
 		default:
 			options = append(options, args[i])
 		}
+	}
+	if len(plain) > 0 {
+		options = append(options, "--") // "-12" is an argument where one is meant
 	}
 	return append(options, plain...)
 }

@@ -1,0 +1,48 @@
+package cmdline
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+)
+
+func TestOptionsMayFollowArguments(t *testing.T) {
+	app := &cli.App{
+		Flags: []cli.Flag{&cli.StringFlag{Name: "config"}, &cli.DurationFlag{Name: "timeout"}},
+		Commands: []*cli.Command{
+			{Name: "connect", Flags: []cli.Flag{&cli.DurationFlag{Name: "for"}, &cli.BoolFlag{Name: "stdio"},
+				&cli.StringFlag{Name: "listen"}}},
+			{Name: "enroll", Flags: []cli.Flag{&cli.StringFlag{Name: "name"}}},
+			{Name: "service", Subcommands: []*cli.Command{
+				{Name: "add", Flags: []cli.Flag{&cli.StringFlag{Name: "host"}, &cli.StringFlag{Name: "target"}}},
+				{Name: "list", Flags: []cli.Flag{&cli.BoolFlag{Name: "json"}}},
+			}},
+		},
+	}
+	for given, want := range map[string]string{
+		"connect ssh --for 10m --stdio":           "connect --for 10m --stdio -- ssh",
+		"connect --stdio ssh":                     "connect --stdio -- ssh",
+		"--timeout 1s connect ssh --stdio":        "--timeout 1s connect --stdio -- ssh",
+		"connect -- --stdio":                      "connect -- --stdio",
+		"connect ssh --stdio -- -12":              "connect --stdio -- ssh -12",
+		"connect ssh --for=1m":                    "connect --for=1m -- ssh",
+		"connect ssh --for":                       "connect --for -- ssh",
+		"connect a --listen 127.0.0.1:1 b":        "connect --listen 127.0.0.1:1 -- a b",
+		"connect ssh --help":                      "connect --help",
+		"enroll - --name x":                       "enroll --name x -- -",
+		"--config f service add ssh --host web":   "--config f service add --host web -- ssh",
+		"service add ssh --host web --target x:1": "service add --host web --target x:1 -- ssh",
+		"service list --json":                     "service list --json",
+		"service":                                 "service",
+		"unknown a --b":                           "unknown a --b",
+		"--unknown service add ssh --host web":    "--unknown service add --host web -- ssh",
+		"service nosuch ssh --host web":           "service nosuch ssh --host web",
+		"-- service add ssh --host web":           "-- service add ssh --host web",
+	} {
+		got := Reorder(app, append([]string{"postern"}, strings.Fields(given)...))
+		if s := strings.Join(got[1:], " "); s != want {
+			t.Errorf("%q became %q, want %q", given, s, want)
+		}
+	}
+}
