@@ -625,7 +625,7 @@ func TestRestartLosesNoSession(t *testing.T) {
 			d, gone := l.device(clientOne, time.Hour), l.device(clientTwo, time.Hour)
 			link.order(control.ToHost{Open: &d.session})
 			link.order(control.ToHost{Open: &gone.session})
-			_, s := d.connect()
+			old, s := d.connect()
 			echo(t, s, "hello")
 			link.order(control.ToHost{Close: &control.CloseHost{
 				Session: gone.session.ID, Reason: "revoked",
@@ -645,6 +645,10 @@ func TestRestartLosesNoSession(t *testing.T) {
 			if after := l.pinholes(fw); len(after) != 1 || after[0].Opening() != before[0].Opening() {
 				t.Errorf("after the restart: %v, before: %v", after, before)
 			}
+			// The client need not wait for its idle time, 30 s, to learn that its
+			// connection is no more.
+			_, _ = s.Write([]byte("is anybody there?\n"))
+			testkit.Eventually(t, 8*time.Second, "the client knows", func() bool { return old.Err() != nil })
 			_, s = d.connect() // from a new port: let in by its host knock alone
 			echo(t, s, "hello again")
 		})

@@ -434,6 +434,7 @@ func FuzzState(f *testing.F) {
 		b := newSessions(&sessions{
 			now: func() time.Duration { return time.Hour }, log: slog.New(slog.DiscardHandler),
 			hints: spa.NewTable[key.HostKnock](time.Now()), port: testPort,
+			gate: &memoryGate{admitted: make(map[netip.AddrPort]key.ID)},
 		})
 		b.adopt(s.Sessions, nil)
 		for _, r := range b.records() {

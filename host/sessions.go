@@ -252,6 +252,8 @@ func (b *sessions) expire(ctx context.Context) {
 
 // adopt takes over what an agent before this one left: sessions from the state
 // file and those of their pinholes that the kernel still holds. It opens none.
+// Where a session was bound, the socket admits it again: the client's next
+// datagram is answered with a reset, and it connects anew at once.
 func (b *sessions) adopt(records []record, kernel []firewall.Pinhole) {
 	held := make(map[firewall.Pinhole]bool, len(kernel))
 	for _, k := range kernel {
@@ -271,6 +273,9 @@ func (b *sessions) adopt(records []record, kernel []firewall.Pinhole) {
 		heap.Push(&b.timers, deadline{s.until, s.order.ID})
 		b.live[s.order.ID] = s
 		b.hints.Put(s.order.ID, s.order.Knock.HostKnock)
+		if s.bound.IsValid() {
+			b.gate.Admit(s.bound, s.order.ID)
+		}
 	}
 	b.log.Info("sessions adopted", logkeys.Count, len(b.live))
 }

@@ -16,6 +16,7 @@ func newServer(a *agent) (*tunnel.Server, error) {
 	return tunnel.NewServer(a.gate, tunnel.ServerConfig{
 		Certificate: func() (*tls.Certificate, error) { return a.identity.TLSCertificate(), nil },
 		Roots:       a.identity.Roots(),
+		Reset:       a.identity.ResetKey(),
 		Now:         a.clock.now,
 		Log:         a.Log,
 		Authorize: func(ctx context.Context, p tunnel.Peer) error {

@@ -71,6 +71,10 @@ func (e *Enrolled) Offset() time.Duration {
 	return e.mu.offset
 }
 
+// ResetKey marks the stateless resets of this host's tunnels. It is the same for
+// as long as the identity is.
+func (e *Enrolled) ResetKey() key.Subkey { return e.secret.ResetKey() }
+
 // RenewDue reports whether two thirds of the certificate's life are over at now,
 // which is on the controller's clock.
 func (e *Enrolled) RenewDue(now time.Time) bool { return !now.Before(e.RenewAt()) }

@@ -104,6 +104,7 @@ type house struct {
 	id       key.ID
 	cert     tls.Certificate
 	gate     *Gate
+	reset    key.Subkey
 	server   *Server
 	table    *spa.Table[key.HostKnock]
 	receiver *spa.HostKnockReceiver
@@ -150,6 +151,7 @@ func (h *house) serve() {
 	h.server, err = NewServer(h.gate, ServerConfig{
 		Certificate: func() (*tls.Certificate, error) { return &h.cert, nil },
 		Roots:       h.ca.roots(),
+		Reset:       h.reset,
 		Authorize:   h.authorize,
 		Connect: func(ctx context.Context, p Peer) (Duplex, error) {
 			h.mu.Lock()

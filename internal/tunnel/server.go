@@ -41,6 +41,11 @@ type ServerConfig struct {
 	Certificate func() (*tls.Certificate, error)
 	Roots       *x509.CertPool // that clients' certificates chain to
 
+	// Reset marks the resets of connections that an earlier server on the same
+	// address had: their clients learn at once that they are gone. Only sources that
+	// the gate admits get one. Zero: there are none, and silence has to tell.
+	Reset key.Subkey
+
 	// Authorize judges each new connection. When it returns an error, the
 	// connection is closed with ReasonDenied; a RefusedError's text is told.
 	Authorize func(ctx context.Context, p Peer) error
@@ -99,6 +104,9 @@ func NewServer(g *Gate, c ServerConfig) (*Server, error) {
 		Conn:                             g,
 		DisableVersionNegotiationPackets: true,
 		ConnContext:                      s.arrive,
+	}
+	if !c.Reset.IsZero() {
+		s.transport.StatelessResetKey = (*quic.StatelessResetKey)(c.Reset.AEADKey())
 	}
 	q := quicConfig(handshakeTimeout, c.Idle, c.KeepAlive)
 	q.MaxIncomingStreams = c.MaxStreams

@@ -15,6 +15,7 @@ const (
 	labelHostKnockHint = "postern/v1 host knock hint"
 	labelHostKnockMAC  = "postern/v1 host knock mac"
 	labelHostKnockSeal = "postern/v1 host knock seal"
+	labelReset         = "postern/v1 stateless reset"
 	// LabelKnockBody and LabelReply name the two keys that an X25519 exchange
 	// with the controller's static key yields.
 	LabelKnockBody = "postern/v1 knock body"
@@ -54,6 +55,10 @@ func (k Knock) MaskKey() Subkey { return k.s.derive(labelKnockMask) }
 // MACKey authenticates the whole knock.
 func (k Knock) MACKey() Subkey { return k.s.derive(labelKnockMAC) }
 
+// ResetKey marks the stateless resets (RFC 9000, section 10.3) of a host, so that
+// they outlive its agent.
+func (k Knock) ResetKey() Subkey { return k.s.derive(labelReset) }
+
 // HintKey yields the epoch hints of a session.
 func (k HostKnock) HintKey() Subkey { return k.s.derive(labelHostKnockHint) }
 
@@ -62,6 +67,9 @@ func (k HostKnock) MACKey() Subkey { return k.s.derive(labelHostKnockMAC) }
 
 // SealKey seals the host knock's body.
 func (k HostKnock) SealKey() Subkey { return k.s.derive(labelHostKnockSeal) }
+
+// IsZero reports whether k holds no key.
+func (k Subkey) IsZero() bool { return k.s.isZero() }
 
 // MAC appends HMAC-SHA-256 (RFC 2104) over the parts to dst.
 func (k Subkey) MAC(dst []byte, parts ...[]byte) []byte {
