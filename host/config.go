@@ -48,8 +48,9 @@ type TunnelSettings struct {
 
 // FirewallSettings are the [firewall] section.
 type FirewallSettings struct {
-	Backend string `toml:"backend"`
-	Table   string `toml:"table"`
+	Backend string   `toml:"backend"`
+	Table   string   `toml:"table"`
+	Inside  []string `toml:"inside"`
 }
 
 // Defaults returns the settings of an empty file.
@@ -101,7 +102,9 @@ func (s Settings) Validate() error {
 	if s.Firewall.Backend == BackendNone && len(s.Keep) > 0 {
 		fault("keep", "is for firewall.backend = %q only", BackendNFTables)
 	}
-	if _, err := s.Rules(); err != nil {
+	if _, err := s.Rules(); errors.Is(err, firewall.ErrInterface) {
+		fault("firewall", "%v", err)
+	} else if err != nil {
 		fault("keep", "%v", err) // a fault's text; nobody branches on it
 	}
 	return errors.Join(faults...)
@@ -157,6 +160,6 @@ func (s Settings) Rules() (firewall.Rules, error) {
 	if err != nil {
 		return firewall.Rules{}, err
 	}
-	rules := firewall.Rules{Keep: keep}
+	rules := firewall.Rules{Keep: keep, Inside: s.Firewall.Inside}
 	return rules, rules.Validate()
 }

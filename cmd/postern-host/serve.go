@@ -128,6 +128,7 @@ func printSettings(w io.Writer, s host.Settings) error {
 	b.WriteString("\n[firewall]\n")
 	line("backend", strconv.Quote(s.Firewall.Backend))
 	line("table", strconv.Quote(s.Firewall.Table))
+	line("inside", list(s.Firewall.Inside))
 	for _, k := range s.Keep {
 		b.WriteString("\n[[keep]]\n")
 		line("source", strconv.Quote(k.Source))
