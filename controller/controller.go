@@ -74,6 +74,8 @@ type Controller struct {
 	door        *door
 	counters    *counters
 
+	beats chan chan<- struct{} // each is closed by the goroutine that keeps house
+
 	// Made by Run.
 	listener  listen.Listener
 	addresses Addresses
@@ -95,6 +97,7 @@ func New(o Options) (*Controller, error) {
 	c := &Controller{
 		self: me, config: o.Config, log: o.Log, version: o.Version, ready: o.Ready,
 		since: time.Now().UTC(), counters: new(counters), doorGuard: replay.NewMemory(),
+		beats: make(chan chan<- struct{}),
 	}
 	for _, a := range o.Config.Control.Advertise {
 		c.advertise = append(c.advertise, netip.MustParseAddrPort(a)) // validated
@@ -355,6 +358,8 @@ func (c *Controller) keepHouse(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case beat := <-c.beats:
+			close(beat)
 		case now := <-sweep.C:
 			c.sessions.sweep(now)
 			c.door.sweep(now)
@@ -368,6 +373,26 @@ func (c *Controller) keepHouse(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// Alive asks the goroutine that ends sessions and shuts doors for a sign of life.
+// It returns an error when there is none before ctx ends. Whatever holds the locks
+// of sessions and doors for ever stops that goroutine within a second.
+func (c *Controller) Alive(ctx context.Context) error {
+	beat := make(chan struct{})
+	select {
+	case c.beats <- beat:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	<-beat // closed at once by who took it
+	return nil
+}
+
+// Summary returns one line for people.
+func (c *Controller) Summary() string {
+	sessions, hosts := c.sessions.count()
+	return fmt.Sprintf("%d sessions, %d hosts connected", sessions, hosts)
 }
 
 // roll readies the hints of the epochs to come and forgets what is over.

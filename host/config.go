@@ -33,6 +33,7 @@ type Settings struct {
 	State        string           `toml:"state"`
 	StatusSocket string           `toml:"status_socket"`
 	LogLevel     string           `toml:"log_level"`
+	Metrics      string           `toml:"metrics"`
 	Tunnel       TunnelSettings   `toml:"tunnel"`
 	Firewall     FirewallSettings `toml:"firewall"`
 	Keep         []config.Keep    `toml:"keep"`
@@ -91,6 +92,11 @@ func (s Settings) Validate() error {
 	}
 	if _, err := s.Level(); err != nil {
 		fault("log_level", "%q is none of debug, info, warn, error", s.LogLevel)
+	}
+	if m, err := netip.ParseAddrPort(s.Metrics); s.Metrics != "" && (err != nil || m.Port() == 0) {
+		fault("metrics", "%q is not of the form ip:port or [ip]:port", s.Metrics)
+	} else if s.Metrics != "" && !m.Addr().IsLoopback() {
+		fault("metrics", "%s is not a loopback address, and everybody may read the metrics", m.Addr())
 	}
 	s.Tunnel.validate(fault)
 	if b := s.Firewall.Backend; b != BackendNFTables && b != BackendNone {

@@ -214,6 +214,7 @@ func (b *sessions) forget(ids []key.ID) []*session {
 		}
 		delete(b.live, id)
 		b.hints.Remove(id)
+		b.carried += s.bytes.Load()
 		ended = append(ended, s)
 	}
 	return ended

@@ -34,6 +34,9 @@ type Config struct {
 	Firewall firewall.Firewall // nil when Settings say that there is none
 	Log      *slog.Logger
 	Version  string // told to the controller and by status
+	// Ready, if set, is called once when the table stands and the sockets are open.
+	// It must not block.
+	Ready func(*Running)
 }
 
 // agent is a running agent's parts.
@@ -211,6 +214,9 @@ func (a *agent) serve(ctx context.Context) error {
 	if a.captured != nil {
 		g.Go(func() error { return a.knocks.capture(ctx, a.captured) })
 	}
+	if a.Ready != nil {
+		a.Ready(&Running{agent: a, settings: a.Settings})
+	}
 	err = g.Wait()
 	a.Log.Info("host agent stopped", logkeys.Error, err)
 	return errors.Join(err, a.state.flush())
@@ -264,10 +270,22 @@ func (a *agent) status() (Status, error) {
 		Link: a.link.current(), Firewall: a.Settings.Firewall.Backend,
 		CertificateExpires: a.identity.Leaf().NotAfter, Sessions: live, Pinholes: pinholes,
 		HostKnocks: a.knocks.counters(), Capture: a.captured != nil,
-		Silenced: a.gate.Counters().Strangers,
+		Silenced: a.gate.Counters().Strangers, Bytes: a.sessions.carriedAll(),
+		Dropped: a.dropped(),
 	}
 	if a.captured != nil {
 		s.CaptureDropped = a.captured.Stats().Dropped
 	}
 	return s, nil
+}
+
+// dropped returns the table's counts, nil when they cannot be had.
+func (a *agent) dropped() *DroppedStatus {
+	ctx, cancel := context.WithTimeout(context.Background(), statusTimeout)
+	defer cancel()
+	d, err := a.Firewall.Dropped(ctx)
+	if _, none := a.Firewall.(noFirewall); none || err != nil {
+		return nil
+	}
+	return &DroppedStatus{Input: d.Input, Door: d.Door, Forward: d.Forward, Output: d.Output}
 }

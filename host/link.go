@@ -112,7 +112,7 @@ func (l *link) current() LinkStatus {
 func (l *link) up() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.status = LinkStatus{Connected: true, Since: time.Now()}
+	l.status = LinkStatus{Connected: true, Since: time.Now(), Connects: l.status.Connects + 1}
 	l.log.Info("connected to the controller")
 }
 

@@ -73,6 +73,8 @@ type sessions struct {
 	mu    sync.Mutex // guards what follows
 	live  map[key.ID]*session
 	moved map[key.ID]struct{} // bound by a host knock the kernel does not know of yet
+	// carried is what the sessions that ended had carried, in bytes.
+	carried uint64
 }
 
 // newSessions completes b, which says what surrounds the sessions.

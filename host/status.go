@@ -45,6 +45,18 @@ type Status struct {
 	Silenced uint64 `json:"silenced"`
 	// CaptureDropped counts datagrams that came faster than capture read them.
 	CaptureDropped uint64 `json:"capture_dropped"`
+	// Bytes went through all tunnels since the agent started, both directions.
+	Bytes uint64 `json:"bytes"`
+	// Dropped is missing when there is no table to ask.
+	Dropped *DroppedStatus `json:"dropped,omitempty"`
+}
+
+// DroppedStatus counts packets that the table dropped: see [firewall.Dropped].
+type DroppedStatus struct {
+	Input   uint64 `json:"input"`
+	Door    uint64 `json:"door"`
+	Forward uint64 `json:"forward"`
+	Output  uint64 `json:"output"`
 }
 
 // LinkStatus is the state of the connection to the controller.
@@ -53,6 +65,8 @@ type LinkStatus struct {
 	Since     time.Time `json:"since"` // of the present state
 	// Error is why the link is down.
 	Error string `json:"error,omitempty"`
+	// Connects counts how often the link came up.
+	Connects uint64 `json:"connects"`
 }
 
 // SessionStatus is one live session.
@@ -116,6 +130,17 @@ func (b *sessions) status() ([]SessionStatus, []PinholeStatus, error) {
 	sort.Slice(live, func(i, j int) bool { return live[i].Left < live[j].Left })
 	sort.Slice(pinholes, func(i, j int) bool { return pinholes[i].Left < pinholes[j].Left })
 	return live, pinholes, nil
+}
+
+// carriedAll returns the bytes of all sessions, those that ended as well.
+func (b *sessions) carriedAll() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := b.carried
+	for _, s := range b.live {
+		all += s.bytes.Load()
+	}
+	return all
 }
 
 // listenStatus opens the status socket, readable by this process's user only. A

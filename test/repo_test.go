@@ -131,6 +131,8 @@ func TestEachModuleHasItsImporters(t *testing.T) {
 		"github.com/quic-go/quic-go":     {"internal/tunnel", "internal/control", "controller/api"},
 		"github.com/vishvananda/netns":   {"internal/testkit", "test/lab"},
 		"github.com/vishvananda/netlink": {"internal/testkit", "test/lab"},
+		"github.com/coreos/go-systemd":   {"internal/daemon"},
+		"github.com/prometheus":          {"host/metrics"},
 	}
 	for _, p := range packages(t) {
 		for _, imported := range p.Imports {

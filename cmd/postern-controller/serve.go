@@ -14,6 +14,7 @@ import (
 	"github.com/postern-sdp/postern/controller"
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/firewall/nft"
+	"github.com/postern-sdp/postern/internal/daemon"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/internal/version"
 )
@@ -56,7 +57,7 @@ func serveAction(c *cli.Context) error {
 	if err != nil {
 		return configError{err}
 	}
-	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+	log := daemon.Logger(c.App.ErrWriter, level)
 	fw, err := openFirewall(config)
 	if err != nil {
 		return err
@@ -64,20 +65,26 @@ func serveAction(c *cli.Context) error {
 	if fw != nil {
 		defer fw.Close()
 	}
+	ready := make(chan struct{})
 	ctrl, err := controller.New(controller.Options{
 		Config: config, Firewall: fw, Log: log, Version: version.Version,
+		Ready: func(controller.Addresses) { close(ready) },
 	})
 	if err != nil {
 		return err
 	}
-	return serve(c.Context, ctrl, log)
+	return serve(c.Context, ctrl, ready, log)
 }
 
-// serve runs the controller and reloads its policy at SIGHUP.
-func serve(ctx context.Context, ctrl *controller.Controller, log *slog.Logger) error {
-	hangup := make(chan os.Signal, 1)
+// serve runs the controller, tells the service manager how it fares, and reloads
+// its policy at SIGHUP.
+func serve(ctx context.Context, ctrl *controller.Controller, ready <-chan struct{}, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1) // from now on SIGHUP does not kill
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	manager := daemon.Manager{Log: log}
+	stop := context.AfterFunc(ctx, manager.Stopping)
+	defer stop()
 	ended, end := context.WithCancel(ctx)
 	var g errgroup.Group
 	g.Go(func() error {
@@ -85,14 +92,30 @@ func serve(ctx context.Context, ctrl *controller.Controller, log *slog.Logger) e
 		return ctrl.Run(ctx)
 	})
 	g.Go(func() error {
+		select {
+		case <-ready:
+			manager.Ready(ctrl.Summary())
+			manager.Watch(ended, ctrl.Alive, ctrl.Summary)
+		case <-ended.Done():
+		}
+		return nil
+	})
+	g.Go(func() error {
+		select {
+		case <-ready:
+		case <-ended.Done():
+			return nil
+		}
 		for {
 			select {
 			case <-ended.Done():
 				return nil
 			case <-hangup:
+				manager.Reloading()
 				if err := ctrl.Reload(ended); err != nil {
 					log.Error("policy not loaded", logkeys.Error, err)
 				}
+				manager.Ready(ctrl.Summary())
 			}
 		}
 	})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/postern-sdp/postern/firewall/nft"
 	"github.com/postern-sdp/postern/host"
 	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/daemon"
 	"github.com/postern-sdp/postern/internal/version"
 	"github.com/postern-sdp/postern/spa/listen"
 )
@@ -48,7 +50,9 @@ func (p program) serve() *cli.Command {
 		UsageText: "postern-host serve [--config FILE] [--check]",
 		Description: `Installs the firewall's table, in which nothing is open but what [[keep]] rules
 let in, connects to the controller, and serves its sessions until SIGTERM or
-SIGINT. The table stays when the agent ends: the machine stays dark.
+SIGINT. The table stays when the agent ends: the machine stays dark. SIGHUP reads
+the configuration again: keep rules and log_level hold at once, a log line names what
+waits for a restart, and a file with a fault changes nothing.
 
 Before the first time on a remote machine, have a [[keep]] rule for your own address.
 
@@ -81,13 +85,22 @@ func (p program) serveWith(c *cli.Context, s host.Settings) error {
 	if err := s.CheckRights(); err != nil {
 		return err
 	}
-	level, err := s.Level()
-	if err != nil {
+	level := new(slog.LevelVar)
+	if err := setLevel(level, s); err != nil {
 		return usageError{err}
 	}
+	scraped, err := listenMetrics(s)
+	if err != nil {
+		return err
+	}
+	a := &attendant{
+		settings: func() (host.Settings, error) { return settings(c) },
+		level:    level, metrics: scraped, log: daemon.Logger(p.talk, level),
+		ready: make(chan *host.Running, 1),
+	}
 	cfg := host.Config{
-		Settings: s, Version: version.Version,
-		Log: slog.New(slog.NewTextHandler(p.talk, &slog.HandlerOptions{Level: level})),
+		Settings: s, Version: version.Version, Log: a.log,
+		Ready: func(r *host.Running) { a.ready <- r },
 	}
 	//
 	// ─── Above this line nothing on the machine was touched. ───────────────────────
@@ -100,7 +113,7 @@ func (p program) serveWith(c *cli.Context, s host.Settings) error {
 		defer fw.Close()
 		cfg.Firewall = fw
 	}
-	err = host.Run(c.Context, cfg)
+	err = a.run(c.Context, func(ctx context.Context) error { return host.Run(ctx, cfg) })
 	if errors.Is(err, control.ErrNotEnrolled) {
 		return hintError{err, "postern-host enroll @FILE, with a token from the controller"}
 	}
@@ -120,6 +133,7 @@ func printSettings(w io.Writer, s host.Settings) error {
 	line("state", strconv.Quote(s.State))
 	line("status_socket", strconv.Quote(s.StatusSocket))
 	line("log_level", strconv.Quote(s.LogLevel))
+	line("metrics", strconv.Quote(s.Metrics))
 	b.WriteString("\n[tunnel]\n")
 	line("listen", strconv.Quote(s.Tunnel.Listen))
 	line("advertise", list(s.Tunnel.Advertise))

@@ -12,6 +12,8 @@ const (
 	Version = "version" // string: version of a program
 	File    = "file"    // string: path of a file
 
+	Settings = "settings" // []string: keys of a configuration
+
 	Knock    = "knock"    // netip.AddrPort: the knock port
 	Control  = "control"  // netip.AddrPort: the control port
 	Address  = "address"  // netip.AddrPort: where we listen or dial

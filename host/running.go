@@ -1,0 +1,139 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+
+	"github.com/postern-sdp/postern/firewall"
+)
+
+// Running is an agent that serves: its table stands and its sockets are open.
+// [Config.Ready] gets it. Its methods may be called from any goroutine; when the
+// agent has ended they return errors.
+type Running struct {
+	agent *agent
+
+	mu       sync.Mutex // one reload at a time
+	settings Settings   // in force
+}
+
+// Alive asks the goroutine that owns the sessions for a sign of life. It returns
+// an error when there is none before ctx ends.
+func (r *Running) Alive(ctx context.Context) error { return r.agent.sessions.alive(ctx) }
+
+// Status returns what `postern-host status` shows.
+func (r *Running) Status() (Status, error) { return r.agent.status() }
+
+// Summary returns one line for people: the link, and how much is open.
+func (r *Running) Summary() string {
+	link, sessions := r.agent.link.current(), r.agent.sessions
+	sessions.mu.Lock()
+	live := len(sessions.live)
+	sessions.mu.Unlock()
+	state := "connected to the controller"
+	if !link.Connected {
+		state = "not connected to the controller"
+		if link.Error != "" {
+			state += ": " + link.Error
+		}
+	}
+	return fmt.Sprintf("%d sessions, %s", live, state)
+}
+
+// Reload takes over what of next can change while sessions live: the standing
+// exceptions. It returns the keys of everything else that next says differently,
+// which holds from the next start on. On an error all is as it was.
+func (r *Running) Reload(ctx context.Context, next Settings) (waiting []string, err error) {
+	if err := next.Validate(); err != nil {
+		return nil, err
+	}
+	rules, err := next.Rules()
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	waiting = differences("", r.settings, next)
+	stopped := r.agent.sessions.do(func(owner context.Context) {
+		err = r.agent.sessions.setRules(owner, rules)
+	})
+	if err = errors.Join(stopped, err); err != nil {
+		return nil, err
+	}
+	r.settings.Keep = next.Keep
+	return waiting, nil
+}
+
+// changeable reports whether a key holds at once, here or, as the log's level
+// does, where the agent is run.
+func changeable(key string) bool { return key == "keep" || key == "log_level" }
+
+// differences returns the keys, behind prefix, that a and b differ in and that wait
+// for a restart.
+func differences(prefix string, a, b any) []string {
+	var keys []string
+	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range x.NumField() {
+		key, _, _ := strings.Cut(x.Type().Field(i).Tag.Get("toml"), ",")
+		key = prefix + key
+		switch {
+		case changeable(key):
+		case x.Field(i).Kind() == reflect.Struct:
+			keys = append(keys, differences(key+".", x.Field(i).Interface(), y.Field(i).Interface())...)
+		case !same(x.Field(i), y.Field(i)):
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// same takes a list that is missing for one that is empty.
+func same(x, y reflect.Value) bool {
+	if x.Kind() == reflect.Slice && x.Len() == 0 && y.Len() == 0 {
+		return true
+	}
+	return reflect.DeepEqual(x.Interface(), y.Interface())
+}
+
+// alive passes a message through the owner, and the lock that everybody needs.
+func (b *sessions) alive(ctx context.Context) error {
+	done := make(chan struct{})
+	beat := func(context.Context) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		close(done)
+	}
+	select {
+	case b.orders <- beat:
+	case <-b.stopped:
+		return errStopped
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// setRules makes rules the table's, whose pinholes stay. Where there is no table
+// now, reconciling knows whether there is to be one.
+func (b *sessions) setRules(ctx context.Context, rules firewall.Rules) error {
+	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
+	defer cancel()
+	_, err := b.fw.List(ctx)
+	if err == nil {
+		err = b.fw.Install(ctx, rules)
+	}
+	if err != nil && !errors.Is(err, firewall.ErrNotInstalled) {
+		return fmt.Errorf("install firewall: %w", err)
+	}
+	b.rules = rules
+	return nil
+}
