@@ -4,6 +4,7 @@
 package atomicfile
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,7 +19,8 @@ const MaxSize = 64 << 20
 // whatever the umask is. When it returns nil the content is on the disk under
 // its final name; on an error the old file is as it was and nothing is left
 // beside it. A symbolic link at path is replaced, not followed. Concurrent
-// writers are safe: the last rename wins, whole.
+// writers are safe: the last rename wins, whole. What root writes into the folder of
+// a service account becomes that account's.
 func Write(path string, data []byte, perm fs.FileMode) error {
 	dir := filepath.Dir(path)
 	// CreateTemp makes it 0600, so a secret is never readable on its way.
@@ -27,7 +29,7 @@ func Write(path string, data []byte, perm fs.FileMode) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	defer os.Remove(f.Name()) // a no-op after the rename
-	if err := fill(f, data, perm); err != nil {
+	if err := errors.Join(fill(f, data, perm), give(f, path)); err != nil {
 		f.Close()
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -55,7 +57,7 @@ func fill(f *os.File, data []byte, perm fs.FileMode) error {
 
 // ReadPrivate reads a file that holds a secret. It returns [ErrNotPrivate] when
 // anyone but the owner may read or write it or when the owner is neither this
-// process's user nor root, [ErrNotRegular] for a folder, pipe or device,
+// process's user nor root, nor, for root, the service account whose folder it is in, [ErrNotRegular] for a folder, pipe or device,
 // [ErrTooLarge] above MaxSize, and an error that is [fs.ErrNotExist] when there
 // is none. The checks are made on the opened file, so that it cannot be
 // exchanged in between. Errors never hold content.
@@ -72,7 +74,7 @@ func ReadPrivate(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("read private file %s: %w", path, ErrNotRegular)
 	}
-	if err := checkPrivate(info); err != nil {
+	if err := checkPrivate(path, info); err != nil {
 		return nil, fmt.Errorf("read private file %s: %w", path, err)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))

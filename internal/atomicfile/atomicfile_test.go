@@ -144,6 +144,42 @@ func TestReadPrivateRefusesAnotherUsersFile(t *testing.T) {
 	}
 }
 
+func TestRootWorksOnTheFolderOfAServiceAndOnNoOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to give a file away")
+	}
+	for _, c := range []struct {
+		folder, file int
+		readable     bool
+	}{{998, 998, true}, {998, 997, false}, {1000, 1000, false}, {0, 998, false}, {998, 0, true}} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "record")
+		if err := os.Chown(dir, c.folder, c.folder); err != nil {
+			t.Fatal(err)
+		}
+		if err := atomicfile.Write(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var stat syscall.Stat_t
+		if err := syscall.Stat(path, &stat); err != nil {
+			t.Fatal(err)
+		}
+		want := c.folder
+		if want > 999 {
+			want = 0 // a person's folder: what root writes there stays root's
+		}
+		if int(stat.Uid) != want || int(stat.Gid) != want {
+			t.Errorf("in a folder of %d root's file belongs to %d:%d", c.folder, stat.Uid, stat.Gid)
+		}
+		if err := os.Chown(path, c.file, c.file); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := atomicfile.ReadPrivate(path); (err == nil) != c.readable {
+			t.Errorf("folder of %d, file of %d: %v", c.folder, c.file, err)
+		}
+	}
+}
+
 func TestReadPrivateRefusesWhatIsNoFile(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := atomicfile.ReadPrivate(dir); !errors.Is(err, atomicfile.ErrNotRegular) {

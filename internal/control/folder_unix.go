@@ -8,8 +8,11 @@ import (
 	"syscall"
 )
 
+// maxService is the highest user id that systems give to service accounts.
+const maxService = 999
+
 // checkFolder refuses a folder in which anyone but its owner could read or
-// exchange files.
+// exchange files. Root may use that of a service account.
 func checkFolder(folder string) error {
 	info, err := os.Stat(folder)
 	if err != nil {
@@ -22,7 +25,9 @@ func checkFolder(folder string) error {
 		return fmt.Errorf("%s: %w (mode is %04o)", folder, ErrWideFolder, mode)
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	if uid := os.Geteuid(); !ok || int(stat.Uid) != uid && stat.Uid != 0 {
+	uid := os.Geteuid()
+	service := ok && uid == 0 && stat.Uid <= maxService
+	if !ok || int(stat.Uid) != uid && stat.Uid != 0 && !service {
 		return fmt.Errorf("%s: %w (it belongs to another user)", folder, ErrWideFolder)
 	}
 	return nil
