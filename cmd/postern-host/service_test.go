@@ -1,0 +1,395 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/postern-sdp/postern/firewall/nft"
+	"github.com/postern-sdp/postern/host"
+	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/control/controltest"
+	"github.com/postern-sdp/postern/internal/testkit"
+)
+
+const (
+	// asProgram makes the test binary be the command itself.
+	asProgram = "POSTERN_TEST_AS_PROGRAM"
+	// account stands for the user postern-host.
+	account = 997
+
+	agentUnit   = "../../configs/systemd/postern-host.service"
+	metricsPort = "127.0.0.1:9464"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// service is an agent run as systemd would run it: the unit's user, capabilities
+// and environment, by hand, in a namespace.
+type service struct {
+	t         *testing.T
+	ns        *testkit.Namespace
+	dir       string
+	config    string
+	manager   *testkit.Manager
+	wrapper   []string // before the program
+	cmd       *exec.Cmd
+	log       *lockedLog
+	state, me string
+}
+
+type lockedLog struct {
+	mu sync.Mutex // guards b
+	b  strings.Builder
+}
+
+func (l *lockedLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func newService(t *testing.T) *service {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("needs root, to become the service's user")
+	}
+	s := &service{t: t, ns: testkit.Netns(t), dir: t.TempDir(), log: &lockedLog{}}
+	s.config, s.state = filepath.Join(s.dir, "host.toml"), filepath.Join(s.dir, "state")
+	s.enrol()
+	s.copySelf()
+	s.manager = testkit.NewManager(t, filepath.Join(s.dir, "notify"))
+	for _, path := range []string{s.dir, filepath.Dir(s.dir)} {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := filepath.WalkDir(s.dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Chown(path, account, account)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.configure("")
+	return s
+}
+
+func (s *service) enrol() {
+	s.t.Helper()
+	c := controltest.New(s.t)
+	_, err := control.Join(s.t.Context(), control.JoinConfig{
+		Token: c.Token(control.RoleHost), Role: control.RoleHost, Folder: s.state, Name: "web1",
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// copySelf puts the program where the service's user may run it.
+func (s *service) copySelf() {
+	s.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	b, err := os.ReadFile(self)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.me = filepath.Join(s.dir, "postern-host")
+	if err := os.WriteFile(s.me, b, 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *service) configure(more string) {
+	s.t.Helper()
+	text := fmt.Sprintf("state = %q\nstatus_socket = %q\nmetrics = %q\n%s",
+		s.state, filepath.Join(s.dir, "status.sock"), metricsPort, more)
+	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// start runs the agent with the capabilities that the unit gives it.
+func (s *service) start(capabilities []string) {
+	s.t.Helper()
+	args := slices.Concat(s.wrapper, testkit.Setpriv(account, capabilities),
+		[]string{s.me, "serve", "--config", s.config})
+	s.cmd = exec.Command(args[0], args[1:]...)
+	s.cmd.Env = []string{asProgram + "=1", "NOTIFY_SOCKET=" + s.manager.Socket,
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	s.cmd.Stderr = s.log
+	s.cmd.WaitDelay = 5 * time.Second
+	var err error
+	s.ns.Do(s.t, func() { err = s.cmd.Start() })
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		if s.cmd.ProcessState == nil {
+			_ = s.cmd.Process.Kill()
+			_ = s.cmd.Wait()
+		}
+		if s.t.Failed() {
+			s.t.Logf("the agent's log:\n%s", s.log)
+		}
+	})
+}
+
+func (s *service) hear(want string) {
+	s.t.Helper()
+	s.manager.Hear(s.t, want)
+}
+
+func (s *service) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// stop ends the agent as systemd does.
+func (s *service) stop() {
+	s.t.Helper()
+	s.signal(syscall.SIGTERM)
+	s.hear("STOPPING=1")
+	if err := s.cmd.Wait(); err != nil {
+		s.t.Errorf("the agent ended with %v", err)
+	}
+}
+
+// rules are the kernel's, as nft prints them.
+func (s *service) rules() string { return s.ns.Run(s.t, "nft", "list", "ruleset") }
+
+func TestTheUnitsUserAndCapabilitiesSufficeFromReadyToStopped(t *testing.T) {
+	s := newService(t)
+	s.start(testkit.Unit(t, agentUnit, "AmbientCapabilities"))
+	s.hear("READY=1")
+	fw, err := nft.New(nft.Config{Table: host.DefaultTable, NetNS: s.ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fw.Close()
+	if _, err := fw.List(t.Context()); err != nil {
+		t.Errorf("ready without its table: %v", err)
+	}
+	if st, err := host.ReadStatus(t.Context(), filepath.Join(s.dir, "status.sock")); err != nil || !st.Capture {
+		t.Errorf("ready without its sockets: %+v, %v", st, err)
+	}
+	s.scrape()
+
+	before := s.rules()
+	s.configure("log_level = \"debug\"\n[tunnel]\nlisten = \"[::]:4142\"\n[[keep]]\nsource = \"192.0.2.99\"\n")
+	s.signal(syscall.SIGHUP)
+	s.hear("RELOADING=1")
+	s.hear("READY=1")
+	after := s.rules()
+	if strings.Contains(before, "192.0.2.99") || !strings.Contains(after, "192.0.2.99") {
+		t.Errorf("the keep rule was not taken over:\n%s", after)
+	}
+	if !regexp.MustCompile(`next start.*settings=.?\[tunnel.listen\]`).MatchString(s.log.String()) {
+		t.Error("what waits for a restart was not named")
+	}
+
+	s.configure("[[keep]]\nsource = \"192.0.2.0/99\"\n")
+	s.signal(syscall.SIGHUP)
+	s.hear("RELOADING=1")
+	s.hear("READY=1")
+	if got := s.rules(); !strings.Contains(got, "192.0.2.99") {
+		t.Errorf("a faulty file changed the rules:\n%s", got)
+	}
+	if !strings.Contains(s.log.String(), "192.0.2.0/99") {
+		t.Error("the fault is not in the log")
+	}
+
+	s.stop()
+	if _, err := os.Lstat(filepath.Join(s.dir, "status.sock")); !os.IsNotExist(err) {
+		t.Errorf("the status socket was left behind: %v", err)
+	}
+	if !strings.Contains(s.rules(), host.DefaultTable) {
+		t.Error("the table went with the agent")
+	}
+}
+
+// scrape reads the metrics as Prometheus does.
+func (s *service) scrape() {
+	s.t.Helper()
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		Dial: func(network, address string) (c net.Conn, err error) {
+			s.ns.Do(s.t, func() { c, err = net.Dial(network, address) })
+			return c, err
+		},
+	}}
+	response, err := client.Get("http://" + metricsPort + "/metrics")
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	defer response.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		s.t.Errorf("scrape: %s, %v", response.Status, err)
+	}
+	for _, name := range []string{"postern_host_link_up", "postern_host_build_info", "process_open_fds",
+		"go_goroutines", "postern_host_certificate_expiry_timestamp_seconds"} {
+		if families[name] == nil {
+			s.t.Errorf("%s is missing", name)
+		}
+	}
+}
+
+func TestWithoutTheUnitsCapabilitiesTheAgentSaysWhichIsMissing(t *testing.T) {
+	all := testkit.Unit(t, agentUnit, "AmbientCapabilities")
+	for _, missing := range all {
+		t.Run(missing, func(t *testing.T) {
+			s := newService(t)
+			s.start(slices.DeleteFunc(slices.Clone(all), func(c string) bool { return c == missing }))
+			if _, err := s.cmd.Process.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			testkit.Eventually(t, 5*time.Second, "the missing capability is named", func() bool {
+				return strings.Contains(s.log.String(), missing)
+			})
+		})
+	}
+}
+
+// TestTheAgentMakesNoSystemCallThatTheUnitForbids traces the agent and compares
+// what it called with the list that the installed systemd makes of the unit's
+// SystemCallFilter. Calls that systemd lets everybody make are in @default.
+func TestTheAgentMakesNoSystemCallThatTheUnitForbids(t *testing.T) {
+	s := newService(t)
+	trace := filepath.Join(s.dir, "trace")
+	s.wrapper = []string{"strace", "-f", "-qqq", "-o", trace, "-e", "signal=none"}
+	s.start(testkit.Unit(t, agentUnit, "AmbientCapabilities"))
+	s.hear("READY=1")
+	s.scrape()
+	s.configure("[[keep]]\nsource = \"192.0.2.99\"\n")
+	pid := strings.TrimSpace(s.ns.Run(t, "pgrep", "-P", fmt.Sprint(s.cmd.Process.Pid)))
+	var agent int
+	if _, err := fmt.Sscan(pid, &agent); err != nil {
+		t.Fatalf("pgrep said %q: %v", pid, err)
+	}
+	for _, step := range []struct {
+		signal syscall.Signal
+		then   string
+	}{{syscall.SIGHUP, "READY=1"}, {syscall.SIGTERM, "STOPPING=1"}} {
+		if err := syscall.Kill(agent, step.signal); err != nil {
+			t.Fatal(err)
+		}
+		s.hear(step.then)
+	}
+	_ = s.cmd.Wait()
+	allowed := allowedCalls(t)
+	called := calls(t, trace, filepath.Base(s.me))
+	if len(called) < 20 || len(allowed) < 200 {
+		t.Fatalf("%d calls seen, %d allowed: that cannot be all", len(called), len(allowed))
+	}
+	for _, name := range called {
+		if !allowed[name] {
+			t.Errorf("the agent calls %s, which the unit forbids", name)
+		}
+	}
+}
+
+// calls returns the names of the system calls in a trace, from the execution of the
+// program on.
+func calls(t *testing.T, trace, program string) []string {
+	t.Helper()
+	f, err := os.Open(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	pattern := regexp.MustCompile(`^\d+ +([a-z0-9_]+)\(`)
+	seen := make(map[string]bool)
+	began := false
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		m := pattern.FindStringSubmatch(lines.Text())
+		if m != nil && m[1] == "execve" && strings.Contains(lines.Text(), program+"\", [") {
+			began = true
+		}
+		if m != nil && began {
+			seen[m[1]] = true
+		}
+	}
+	var all []string
+	for name := range seen {
+		all = append(all, name)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// allowedCalls resolves the unit's filter with systemd's own sets.
+func allowedCalls(t *testing.T) map[string]bool {
+	t.Helper()
+	allowed := make(map[string]bool)
+	permit := true
+	for _, word := range append([]string{"@default"}, testkit.Unit(t, agentUnit, "SystemCallFilter")...) {
+		if name, forbids := strings.CutPrefix(word, "~"); forbids {
+			permit, word = false, name
+		}
+		for _, name := range resolve(t, word) {
+			if permit {
+				allowed[name] = true
+			} else {
+				delete(allowed, name)
+			}
+		}
+	}
+	for _, name := range resolve(t, "@default") {
+		allowed[name] = true
+	}
+	return allowed
+}
+
+func resolve(t *testing.T, set string) []string {
+	t.Helper()
+	if !strings.HasPrefix(set, "@") {
+		return []string{set}
+	}
+	out, err := exec.Command("systemd-analyze", "syscall-filter", "--no-pager", set).Output()
+	if err != nil {
+		t.Fatalf("systemd-analyze syscall-filter %s: %v", set, err)
+	}
+	var names []string
+	for _, word := range strings.Fields(regexp.MustCompile(`(?m)#.*$`).ReplaceAllString(string(out), ""))[1:] {
+		names = append(names, resolve(t, word)...)
+	}
+	return names
+}

@@ -1,0 +1,114 @@
+package test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const unitFolder = "../configs/systemd"
+
+// analyze runs systemd-analyze on the units, which are there under the names and
+// with the programs that the packages install.
+func analyze(t *testing.T, root string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("systemd-analyze", append(args, "--no-pager")...)
+	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+filepath.Join(root, "units")+":")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("systemd-analyze %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// units copies the units to a folder, with programs that are on this machine.
+func units(t *testing.T) (root string, paths []string) {
+	t.Helper()
+	root = t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "units"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob(filepath.Join(unitFolder, "*.*"))
+	if err != nil || len(found) < 5 {
+		t.Fatalf("found %v, %v", found, err)
+	}
+	for _, path := range found {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.NewReplacer("=/usr/bin/postern-host", "=/bin/true",
+			"=/usr/bin/postern-controller", "=/bin/true",
+			"file:///usr/share/doc/", "https://example.org/").Replace(string(b))
+		to := filepath.Join(root, "units", filepath.Base(path))
+		if err := os.WriteFile(to, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, to)
+	}
+	return root, paths
+}
+
+// TestTheUnitsAreExposedToLittle is the promise that a daemon which is taken over
+// can do little else: `systemd-analyze security` of at most 2.5.
+func TestTheUnitsAreExposedToLittle(t *testing.T) {
+	_, paths := units(t)
+	for _, path := range paths {
+		if !strings.HasSuffix(path, ".service") {
+			continue
+		}
+		out := analyze(t, t.TempDir(), "security", "--offline=yes", "--threshold=25", path)
+		if !strings.Contains(out, "Overall exposure level") {
+			t.Errorf("%s: %s", path, out)
+		}
+	}
+}
+
+// TestTheUnitsAreUnderstood fails for a key that systemd does not know, a value it
+// ignores, and an order of starting that goes in circles.
+func TestTheUnitsAreUnderstood(t *testing.T) {
+	root, paths := units(t)
+	out := analyze(t, root, append([]string{"verify", "--man=no"}, paths...)...)
+	if strings.TrimSpace(out) != "" {
+		t.Errorf("systemd-analyze verify says\n%s", out)
+	}
+}
+
+// TestTheAgentsUnitsAgree keeps what belongs together in step: one user, one
+// state folder, one sandbox.
+func TestTheAgentsUnitsAgree(t *testing.T) {
+	agent, boot := keys(t, "postern-host.service"), keys(t, "postern-host-firewall.service")
+	for _, key := range []string{"User", "Group", "StateDirectory", "StateDirectoryMode", "ProtectSystem",
+		"SystemCallFilter", "NoNewPrivileges"} {
+		if agent[key] == "" || agent[key] != boot[key] {
+			t.Errorf("%s is %q for the agent and %q for the firewall", key, agent[key], boot[key])
+		}
+	}
+	if agent["ConditionPathExists"] != "/var/lib/postern-host/identity.json" ||
+		keys(t, "postern-host.path")["PathChanged"] != agent["ConditionPathExists"] {
+		t.Error("the agent does not wait for its identity")
+	}
+	controller := keys(t, "postern-controller.service")
+	if controller["ConditionPathExists"] != "/var/lib/postern-controller/controller.json" ||
+		keys(t, "postern-controller.path")["PathChanged"] != controller["ConditionPathExists"] {
+		t.Error("the controller does not wait until it is made")
+	}
+}
+
+// keys returns a unit's keys; lines of the same key are joined.
+func keys(t *testing.T, file string) map[string]string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(unitFolder, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]string)
+	for line := range strings.Lines(string(b)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
+			all[key] = strings.TrimSpace(all[key] + " " + value)
+		}
+	}
+	return all
+}
