@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,21 +17,34 @@ func (p program) status() *cli.Command {
 	return &cli.Command{
 		Name:      "status",
 		Usage:     "show the link, the sessions and the pinholes of the running agent",
-		UsageText: "postern-host status [--json] [--config FILE]",
-		Description: `Asks the agent over its status socket, which only the agent's own user can open.
+		UsageText: "postern-host status [--json] [--watch [--interval 1s]] [--config FILE]",
+		Description: `Asks the agent over its status socket, which only root and the agent's own user can
+open. With --watch it asks again and again until Ctrl-C: a terminal is drawn anew, anything
+else is appended to; with --json each line is one document.
 
    $ postern-host status
-   $ postern-host status --json`,
-		Flags: []cli.Flag{configFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON"}},
+   $ postern-host status --watch
+   $ postern-host status --watch --json --interval 10s | jq .sessions`,
+		Flags: []cli.Flag{
+			configFlag(),
+			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again until Ctrl-C"},
+			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "`TIME` between two looks, at least 100ms"},
+		},
 		Action: func(c *cli.Context) error {
 			s, err := settings(c)
 			if err != nil {
 				return err
 			}
-			status, err := host.ReadStatus(c.Context, s.StatusSocket)
+			if c.Bool("watch") {
+				return p.watch(c, s.StatusSocket)
+			}
+			if c.IsSet("interval") {
+				return usageError{fmt.Errorf("status: --interval is for --watch only")}
+			}
+			status, err := readStatus(c.Context, s.StatusSocket)
 			if err != nil {
-				return hintError{err, "is the agent running, and are you its user? try " +
-					"sudo postern-host status, or systemctl status postern-host"}
+				return err
 			}
 			if c.Bool("json") {
 				e := json.NewEncoder(p.out)
@@ -40,6 +54,15 @@ func (p program) status() *cli.Command {
 			return printStatus(p.out, status, time.Now())
 		},
 	}
+}
+
+func readStatus(ctx context.Context, socket string) (host.Status, error) {
+	status, err := host.ReadStatus(ctx, socket)
+	if err != nil {
+		return host.Status{}, hintError{err, "is the agent running, and are you root or its user? try " +
+			"sudo postern-host status, or systemctl status postern-host"}
+	}
+	return status, nil
 }
 
 func printStatus(w io.Writer, s host.Status, now time.Time) error {
@@ -52,8 +75,12 @@ func printStatus(w io.Writer, s host.Status, now time.Time) error {
 		link = fmt.Sprintf("down since %s: %s", s.Link.Since.Format(time.DateTime), s.Link.Error)
 	}
 	row("controller\t%s", link)
-	row("certificate\texpires %s", s.CertificateExpires.Local().Format(time.DateTime))
+	row("certificate\texpires %s, in %s", s.CertificateExpires.Local().Format(time.DateTime),
+		s.CertificateExpires.Sub(now).Round(time.Second))
 	row("firewall\t%s", s.Firewall)
+	if d := s.Dropped; d != nil {
+		row("dropped\t%d to the host, %d at doors, %d forwarded, %d going out", d.Input, d.Door, d.Forward, d.Output)
+	}
 	row("host knocks\t%d taken, %d silenced at the socket, capture %s",
 		s.HostKnocks["ok"], s.Silenced, onOff(s.Capture))
 	row("sessions\t%d", len(s.Sessions))
