@@ -8,7 +8,7 @@ FUZZTIME ?= 5s
 
 export CGO_ENABLED = 0
 
-.PHONY: all build cross test test-race fuzz demo bench lint deps clean
+.PHONY: all build packages cross test test-race fuzz demo bench lint deps clean
 
 all: build
 
@@ -19,6 +19,10 @@ bin/%: FORCE
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 
 FORCE:
+
+# .deb and .rpm of the client, the host agent and the controller, into dist/.
+packages:
+	GO='$(GO)' VERSION='$(VERSION)' configs/packages/build.sh
 
 # The client also runs on macOS and Windows.
 cross:
@@ -52,4 +56,4 @@ deps:
 	@.ci/deps
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

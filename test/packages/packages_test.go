@@ -1,0 +1,390 @@
+package packages
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/postern-sdp/postern/internal/testkit"
+)
+
+const mirror = "http://deb.debian.org/debian"
+
+// machine is a freshly installed Debian in a folder, with a network namespace of its
+// own: what a package's scripts do to the firewall stays there.
+type machine struct {
+	t    *testing.T
+	root string
+	ns   *testkit.Namespace
+}
+
+// base makes the folder that machines are copies of, once, and keeps it in the
+// cache of the user who runs the tests.
+var base = sync.OnceValues(func() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return "", err
+	}
+	suite := regexp.MustCompile(`(?m)^VERSION_CODENAME=(\w+)$`).FindSubmatch(b)
+	if suite == nil {
+		return "", fmt.Errorf("not a Debian with a code name: %s", b)
+	}
+	dir := filepath.Join(cache, "postern-tests", "minbase-"+string(suite[1]))
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return "", err
+	}
+	made, err := os.MkdirTemp(filepath.Dir(dir), "making-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(made)
+	cmd := exec.Command("debootstrap", "--variant=minbase", string(suite[1]), filepath.Join(made, "root"), mirror)
+	cmd.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("debootstrap: %w: %s", err, out[max(0, len(out)-2000):])
+	}
+	return dir, os.Rename(filepath.Join(made, "root"), dir)
+})
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("needs root, to install packages into a folder")
+	}
+	from, err := base()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{t: t, root: filepath.Join(t.TempDir(), "root"), ns: testkit.Netns(t)}
+	if out, err := exec.Command("cp", "-a", from, m.root).CombinedOutput(); err != nil {
+		t.Fatalf("copy %s: %v: %s", from, err, out)
+	}
+	return m
+}
+
+// try runs a program on the machine, in process and mount namespaces of its own.
+func (m *machine) try(name string, args ...string) (string, error) {
+	m.t.Helper()
+	const script = `mount -t proc proc "$0/proc" && exec chroot "$0" "$@"`
+	cmd := exec.Command("unshare", append([]string{"--mount", "--pid", "--fork", "--kill-child", "--",
+		"sh", "-c", script, m.root, name}, args...)...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8",
+		"DEBIAN_FRONTEND=noninteractive"}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	var err error
+	m.ns.Do(m.t, func() { err = cmd.Start() })
+	if err == nil {
+		err = cmd.Wait()
+	}
+	return out.String(), err
+}
+
+func (m *machine) run(name string, args ...string) string {
+	m.t.Helper()
+	out, err := m.try(name, args...)
+	if err != nil {
+		m.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func (m *machine) path(path string) string { return filepath.Join(m.root, path) }
+
+func (m *machine) write(path, text string, perm os.FileMode) {
+	m.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(m.path(path)), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(m.path(path), []byte(text), perm); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.Chmod(m.path(path), perm); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *machine) read(path string) string {
+	m.t.Helper()
+	b, err := os.ReadFile(m.path(path))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (m *machine) has(path string) bool {
+	_, err := os.Lstat(m.path(path))
+	return err == nil
+}
+
+// record replaces a program by one that only notes how it was called.
+func (m *machine) record(program string) {
+	m.t.Helper()
+	_ = os.Remove(m.path(program))
+	m.write(program, "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>/calls\n", 0o755)
+}
+
+// calls returns what was noted since the last time.
+func (m *machine) calls() string {
+	m.t.Helper()
+	b, err := os.ReadFile(m.path("/calls"))
+	if err == nil {
+		err = os.Remove(m.path("/calls"))
+	}
+	if err != nil && !os.IsNotExist(err) {
+		m.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// build makes the packages of a version and returns those of that format.
+func build(t *testing.T, version, format string) []string {
+	t.Helper()
+	dist := filepath.Join(t.TempDir(), "dist")
+	cmd := exec.Command("make", "-C", "../..", "packages", "VERSION=v"+version)
+	cmd.Env = append(os.Environ(), "DIST="+dist, "PACKAGE_ARCHES="+runtime.GOARCH, "PACKAGE_FORMATS="+format,
+		"PACKAGE_VERSION=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make packages: %v\n%s", err, out)
+	}
+	found, err := filepath.Glob(filepath.Join(dist, "*."+format))
+	if err != nil || len(found) != 3 {
+		t.Fatalf("built %v, %v", found, err)
+	}
+	return found
+}
+
+// carry copies packages onto the machine.
+func (m *machine) carry(files []string) []string {
+	m.t.Helper()
+	var there []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		to := "/root/" + filepath.Base(f)
+		m.write(to, string(b), 0o644)
+		there = append(there, to)
+	}
+	return there
+}
+
+var (
+	hostUnits = []string{
+		"multi-user.target.wants/postern-host.service", "multi-user.target.wants/postern-host.path",
+		"sysinit.target.wants/postern-host-firewall.service",
+	}
+	controllerUnits = []string{
+		"multi-user.target.wants/postern-controller.service", "multi-user.target.wants/postern-controller.path",
+	}
+)
+
+func (m *machine) installed(version string) {
+	m.t.Helper()
+	for path, mode := range map[string]os.FileMode{
+		"/usr/bin/postern": 0o755, "/usr/bin/postern-host": 0o755, "/usr/bin/postern-controller": 0o755,
+		"/etc/postern/host.toml": 0o644, "/usr/share/postern-host/closed.toml": 0o644,
+		"/usr/lib/systemd/system/postern-host.service":              0o644,
+		"/usr/lib/systemd/system/postern-host-firewall.service":     0o644,
+		"/usr/lib/systemd/system/postern-controller.service":        0o644,
+		"/usr/share/bash-completion/completions/postern":            0o644,
+		"/usr/share/bash-completion/completions/postern-host":       0o644,
+		"/usr/share/bash-completion/completions/postern-controller": 0o644,
+		"/usr/share/doc/postern-host/OPERATIONS.md":                 0o644,
+		"/usr/share/doc/postern-host/copyright":                     0o644,
+	} {
+		info, err := os.Lstat(m.path(path))
+		if err != nil {
+			m.t.Error(err)
+		} else if info.Mode() != mode || info.Size() == 0 {
+			m.t.Errorf("%s: mode %v, %d bytes", path, info.Mode(), info.Size())
+		}
+	}
+	for _, name := range []string{"postern-host", "postern"} {
+		account := strings.Split(strings.TrimSpace(m.run("getent", "passwd", name)), ":")
+		var uid int
+		_, err := fmt.Sscan(account[2], &uid)
+		if err != nil || uid == 0 || uid > 999 || account[6] != "/usr/sbin/nologin" {
+			m.t.Errorf("account %v, %v", account, err)
+		}
+	}
+	for _, link := range append(slices.Clone(hostUnits), controllerUnits...) {
+		if !m.has("/etc/systemd/system/" + link) {
+			m.t.Errorf("%s is not enabled", link)
+		}
+	}
+	for _, program := range []string{"postern", "postern-host", "postern-controller"} {
+		if got := m.run(program, "version"); !strings.Contains(got, "v"+version) {
+			m.t.Errorf("%s version: %s", program, got)
+		}
+	}
+	m.run("postern-host", "serve", "--check")
+	m.run("postern-host", "serve", "--check", "--config", "/usr/share/postern-host/closed.toml")
+}
+
+func TestTheDebianPackagesFromInstallToPurge(t *testing.T) {
+	first, second := build(t, "1.0.0", "deb"), build(t, "1.0.1", "deb")
+	m := newMachine(t)
+	m.run("dpkg", append([]string{"-i"}, m.carry(first)...)...)
+	m.installed("1.0.0")
+	if m.has("/var/lib/postern-host") || m.has("/var/lib/postern-controller") {
+		t.Error("there is state before anybody enrolled")
+	}
+	m.run("/var/lib/dpkg/info/postern-host.postinst", "configure") // once more does no harm
+	m.run("postern-controller", "init", "--name", "gate.example")
+	if !strings.Contains(m.read("/etc/postern/controller.toml"), "gate.example") {
+		t.Error("init wrote no configuration")
+	}
+
+	// The administrator makes it theirs.
+	const mine = "log_level = \"debug\"\n"
+	m.write("/etc/postern/host.toml", mine, 0o644)
+	m.write("/var/lib/postern-host/identity.json", "{}", 0o600)
+	m.run("env", "DPKG_MAINTSCRIPT_PACKAGE=postern-host", "deb-systemd-helper", "disable", "postern-host.path")
+
+	t.Run("upgrade", func(t *testing.T) {
+		m.record("/usr/bin/systemctl")
+		m.record("/usr/bin/systemd-tmpfiles")
+		m.write("/run/systemd/system/.here", "", 0o644)
+		m.record("/usr/bin/postern-host") // the old one, which prerm would call
+		m.run("dpkg", append([]string{"-i"}, m.carry(second)...)...)
+		calls := m.calls()
+		if strings.Contains(calls, "unprotect") || strings.Contains(calls, "stop") {
+			t.Errorf("an upgrade leaves a gap:\n%s", calls)
+		}
+		for _, want := range []string{"systemctl daemon-reload\n", "systemctl restart postern-host.service\n",
+			"systemctl restart postern-controller.service\n"} {
+			if !strings.Contains(calls, want) {
+				t.Errorf("no %q in\n%s", want, calls)
+			}
+		}
+		if got := m.read("/etc/postern/host.toml"); got != mine {
+			t.Errorf("the administrator's file is now %q", got)
+		}
+		if m.has("/etc/systemd/system/multi-user.target.wants/postern-host.path") {
+			t.Error("a unit that the administrator disabled is enabled again")
+		}
+		if !m.has("/etc/systemd/system/multi-user.target.wants/postern-host.service") {
+			t.Error("a unit is not enabled any more")
+		}
+		if got := m.run("postern-host", "version"); !strings.Contains(got, "v1.0.1") {
+			t.Errorf("version: %s", got)
+		}
+		if !m.has("/var/lib/postern-host/identity.json") || !m.has("/var/lib/postern-controller/controller.json") {
+			t.Error("state is lost")
+		}
+	})
+
+	t.Run("remove", func(t *testing.T) {
+		m.record("/usr/bin/postern-host")
+		out := m.run("dpkg", "-r", "postern", "postern-host", "postern-controller")
+		calls := m.calls()
+		stop, open := strings.Index(calls, "systemctl stop"), strings.Index(calls, "postern-host unprotect --yes\n")
+		if stop < 0 || open < stop {
+			t.Errorf("the agent must stop, and then the protection go:\n%s", calls)
+		}
+		if !strings.Contains(out, "REMOVING THE PROTECTION") {
+			t.Errorf("a removal without a word:\n%s", out)
+		}
+		if m.read("/etc/postern/host.toml") != mine || !m.has("/var/lib/postern-host/identity.json") {
+			t.Error("a removal took configuration or state")
+		}
+	})
+
+	t.Run("purge", func(t *testing.T) {
+		m.run("dpkg", "-P", "postern", "postern-host", "postern-controller")
+		left := m.run("find", "/", "-xdev", "-name", "*postern*", "-not", "-path", "/root/*", "-not", "-path", "/proc/*")
+		if strings.TrimSpace(left) != "" {
+			t.Errorf("left behind:\n%s", left)
+		}
+		if out, err := m.try("dpkg", "-s", "postern-host"); err == nil {
+			t.Errorf("dpkg still knows it:\n%s", out)
+		}
+	})
+}
+
+// TestARemovalThatCannotOpenSaysHow is for whoever would otherwise find out from outside.
+func TestARemovalThatCannotOpenSaysHow(t *testing.T) {
+	m := newMachine(t)
+	m.run("dpkg", append([]string{"-i"}, m.carry(build(t, "1.0.0", "deb"))...)...)
+	m.write("/usr/bin/postern-host", "#!/bin/sh\nexit 1\n", 0o755)
+	out := m.run("dpkg", "-r", "postern-host", "postern-controller")
+	for _, want := range []string{"nft delete table inet postern\n", "nft delete table inet postern_controller\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+func TestTheRPMPackagesFromInstallToErase(t *testing.T) {
+	files := build(t, "1.0.0", "rpm")
+	m := newMachine(t)
+	// rpm runs outside, as the machine is a Debian: its scripts run inside.
+	rpm := func(args ...string) string {
+		t.Helper()
+		cmd := exec.Command("rpm", append([]string{"--root", m.root}, args...)...)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		var err error
+		m.ns.Do(t, func() { err = cmd.Start() })
+		if err == nil {
+			err = cmd.Wait()
+		}
+		if err != nil {
+			t.Fatalf("rpm %v: %v\n%s", args, err, out.String())
+		}
+		return out.String()
+	}
+	_ = os.Remove(m.path("/usr/bin/deb-systemd-helper")) // no rpm system has it
+	m.record("/usr/bin/systemctl")
+	if err := os.MkdirAll(m.path("/var/lib/rpm"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rpm("--initdb")
+	rpm(append([]string{"-i", "--nodeps"}, files...)...)
+	calls := m.calls()
+	for _, unit := range append(slices.Clone(hostUnits), controllerUnits...) {
+		if !strings.Contains(calls, filepath.Base(unit)) {
+			t.Errorf("%s is not enabled:\n%s", unit, calls)
+		}
+	}
+	m.run("getent", "passwd", "postern-host", "postern")
+	if got := m.run("postern-host", "version"); !strings.Contains(got, "v1.0.0") {
+		t.Errorf("version: %s", got)
+	}
+	if got := rpm("-qc", "postern-host"); strings.TrimSpace(got) != "/etc/postern/host.toml" {
+		t.Errorf("configuration: %q", got)
+	}
+	if got := rpm("-ql", "postern-controller"); !strings.Contains(got, "/usr/lib/systemd/system/postern-controller.service") {
+		t.Errorf("files: %s", got)
+	}
+	rpm(append([]string{"-U", "--nodeps", "--replacepkgs"}, files...)...)
+	if calls := m.calls(); strings.Contains(calls, "unprotect") || strings.Contains(calls, "disable") {
+		t.Errorf("an upgrade leaves a gap:\n%s", calls)
+	}
+	m.record("/usr/bin/postern-host")
+	rpm("-e", "postern", "postern-host", "postern-controller")
+	if calls := m.calls(); !strings.Contains(calls, "postern-host unprotect --yes\n") {
+		t.Errorf("erasing did not take the protection away:\n%s", calls)
+	}
+	if m.has("/usr/bin/postern") {
+		t.Error("a program was left behind")
+	}
+}
