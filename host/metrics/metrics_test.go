@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +120,28 @@ func TestAScrapeSaysWhatTheStatusSays(t *testing.T) {
 	}
 	if got["go_goroutines"] == nil || got["process_open_fds"] == nil {
 		t.Error("Go's and the process's own metrics are missing")
+	}
+}
+
+func TestEachMetricIsInTheManualAndTheManualInventsNone(t *testing.T) {
+	b, err := os.ReadFile("../../docs/OPERATIONS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := make(map[string]bool)
+	for _, m := range regexp.MustCompile("`(?:postern_host)?(_[a-z_]+)(?:\\{[a-z]+\\})?`").FindAllSubmatch(b, -1) {
+		named["postern_host"+string(m[1])] = true
+	}
+	got, _ := scrape(t, serve(t, func() (host.Status, error) { return busy(), nil }))
+	for name := range got {
+		if strings.HasPrefix(name, prefix) && !named[name] {
+			t.Errorf("docs/OPERATIONS.md does not name %s", name)
+		}
+	}
+	for name := range named {
+		if got[name] == nil {
+			t.Errorf("docs/OPERATIONS.md names %s, which is not there", name)
+		}
 	}
 }
 
