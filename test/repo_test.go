@@ -124,7 +124,7 @@ func TestThePacketIsPure(t *testing.T) {
 func TestEachModuleHasItsImporters(t *testing.T) {
 	importers := map[string][]string{
 		"github.com/google/gopacket":     {"spa/listen"},
-		"github.com/google/nftables":     {"firewall/nft", "test/lab"},
+		"github.com/google/nftables":     {"firewall/nft", "firewall/survey", "test/lab"},
 		"github.com/BurntSushi/toml":     {"internal/config"},
 		"go.etcd.io/bbolt":               {"controller/store/bolt"},
 		"github.com/urfave/cli/v2":       {"cmd", "internal/cmdline"},
