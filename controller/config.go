@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,8 +24,10 @@ const (
 	DefaultSocket = "/run/postern-controller/admin.sock"
 	DefaultTable  = "postern_controller"
 
-	// BackendNFTables and BackendNone are the values of firewall.backend.
+	// The values of firewall.backend.
+	BackendAuto     = "auto"
 	BackendNFTables = "nftables"
+	BackendIPTables = "iptables"
 	BackendNone     = "none"
 
 	// SourceSocket and SourceCapture are the values of knock.source.
@@ -86,7 +89,7 @@ func Defaults() Config {
 			Capture:     true,
 			Certificate: control.Duration(24 * time.Hour),
 		},
-		Firewall: FirewallConfig{Backend: BackendNFTables, Table: DefaultTable},
+		Firewall: FirewallConfig{Backend: BackendAuto, Table: DefaultTable},
 	}
 }
 
@@ -171,8 +174,9 @@ func (c ControlConfig) validate(fault faultFunc) {
 }
 
 func (f FirewallConfig) validate(fault faultFunc) {
-	if f.Backend != BackendNFTables && f.Backend != BackendNone {
-		fault("firewall.backend", "%q is neither %q nor %q", f.Backend, BackendNFTables, BackendNone)
+	backends := []string{BackendAuto, BackendNFTables, BackendIPTables, BackendNone}
+	if !slices.Contains(backends, f.Backend) {
+		fault("firewall.backend", "%q is none of %s", f.Backend, strings.Join(backends, ", "))
 	}
 	if f.Table == "" {
 		fault("firewall.table", "is empty")

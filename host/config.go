@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/internal/config"
@@ -18,7 +20,7 @@ const (
 	DefaultSocket = "/run/postern-host/status.sock"
 	DefaultTable  = "postern"
 
-	// BackendNFTables and BackendNone are the values of firewall.backend.
+	// The values of firewall.backend.
 	BackendAuto     = "auto"
 	BackendNFTables = "nftables"
 	BackendIPTables = "iptables"
@@ -61,7 +63,7 @@ func Defaults() Settings {
 		StatusSocket: DefaultSocket,
 		LogLevel:     "info",
 		Tunnel:       TunnelSettings{Listen: "[::]:4042", Capture: true},
-		Firewall:     FirewallSettings{Backend: BackendNFTables, Table: DefaultTable},
+		Firewall:     FirewallSettings{Backend: BackendAuto, Table: DefaultTable},
 	}
 }
 
@@ -99,14 +101,15 @@ func (s Settings) Validate() error {
 		fault("metrics", "%s is not a loopback address, and everybody may read the metrics", m.Addr())
 	}
 	s.Tunnel.validate(fault)
-	if b := s.Firewall.Backend; b != BackendNFTables && b != BackendNone {
-		fault("firewall.backend", "%q is neither %q nor %q", b, BackendNFTables, BackendNone)
+	backends := []string{BackendAuto, BackendNFTables, BackendIPTables, BackendNone}
+	if !slices.Contains(backends, s.Firewall.Backend) {
+		fault("firewall.backend", "%q is none of %s", s.Firewall.Backend, strings.Join(backends, ", "))
 	}
 	if s.Firewall.Table == "" {
 		fault("firewall.table", "is empty")
 	}
 	if s.Firewall.Backend == BackendNone && len(s.Keep) > 0 {
-		fault("keep", "is for firewall.backend = %q only", BackendNFTables)
+		fault("keep", "needs a firewall; firewall.backend is %q", BackendNone)
 	}
 	if _, err := s.Rules(); errors.Is(err, firewall.ErrInterface) {
 		fault("firewall", "%v", err)

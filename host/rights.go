@@ -17,11 +17,14 @@ type right struct {
 // needs returns the capabilities that the settings ask for.
 func (s Settings) needs() []right {
 	var rights []right
-	if s.Firewall.Backend == BackendNFTables {
-		rights = append(rights, right{12, "CAP_NET_ADMIN", `firewall.backend = "nftables"`})
+	if b := s.Firewall.Backend; b != BackendNone {
+		rights = append(rights, right{12, "CAP_NET_ADMIN", "firewall.backend = " + strconv.Quote(b)})
 	}
-	if s.Tunnel.Capture {
+	switch {
+	case s.Tunnel.Capture:
 		rights = append(rights, right{13, "CAP_NET_RAW", "tunnel.capture = true"})
+	case s.Firewall.Backend == BackendIPTables:
+		rights = append(rights, right{13, "CAP_NET_RAW", "iptables"})
 	}
 	if s.Tunnel.listen().Port() < firstFreePort() {
 		rights = append(rights, right{10, "CAP_NET_BIND_SERVICE", "tunnel.listen on a low port"})

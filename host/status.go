@@ -33,7 +33,7 @@ type Status struct {
 	Host     key.ID     `json:"host"`
 	Started  time.Time  `json:"started"`
 	Link     LinkStatus `json:"link"`
-	Firewall string     `json:"firewall"` // nftables or none
+	Firewall string     `json:"firewall"` // nftables, iptables or none
 	// CertificateExpires is when the present certificate ends.
 	CertificateExpires time.Time         `json:"certificate_expires"`
 	Sessions           []SessionStatus   `json:"sessions"`

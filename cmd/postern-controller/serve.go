@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/postern-sdp/postern/controller"
-	"github.com/postern-sdp/postern/firewall"
-	"github.com/postern-sdp/postern/firewall/nft"
+	"github.com/postern-sdp/postern/firewall/choose"
 	"github.com/postern-sdp/postern/internal/daemon"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/internal/version"
@@ -28,7 +27,7 @@ func serveCommand() *cli.Command {
 file again; SIGINT and SIGTERM end it. The rules outlive the daemon, so that the door stays
 shut; nft delete table inet postern_controller takes them away.
 
-It needs CAP_NET_ADMIN for firewall.backend = "nftables" and CAP_NET_RAW for capture.
+It needs CAP_NET_ADMIN for the firewall and CAP_NET_RAW for capture.
 
 Examples:
   $ postern-controller serve --check
@@ -58,11 +57,15 @@ func serveAction(c *cli.Context) error {
 		return configError{err}
 	}
 	log := daemon.Logger(c.App.ErrWriter, level)
-	fw, err := openFirewall(config)
+	fw, choice, err := choose.Open(c.Context, choose.Config{
+		Backend: config.Firewall.Backend, Name: config.Firewall.Table,
+	})
 	if err != nil {
 		return err
 	}
+	config.Firewall.Backend = choice.Backend
 	if fw != nil {
+		log.Info("firewall chosen", logkeys.Backend, choice.String())
 		defer fw.Close()
 	}
 	ready := make(chan struct{})
@@ -120,18 +123,6 @@ func serve(ctx context.Context, ctrl *controller.Controller, ready <-chan struct
 		}
 	})
 	return g.Wait()
-}
-
-// openFirewall returns nil for firewall.backend = "none".
-func openFirewall(config controller.Config) (firewall.Firewall, error) {
-	if config.Firewall.Backend == controller.BackendNone {
-		return nil, nil
-	}
-	fw, err := nft.New(nft.Config{Table: config.Firewall.Table})
-	if err != nil {
-		return nil, fmt.Errorf("open the firewall: %w", err)
-	}
-	return fw, nil
 }
 
 // check prints the configuration in force. It reads no secret and changes nothing.

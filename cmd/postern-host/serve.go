@@ -14,7 +14,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/firewall"
-	"github.com/postern-sdp/postern/firewall/nft"
 	"github.com/postern-sdp/postern/host"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/daemon"
@@ -105,14 +104,15 @@ func (p program) serveWith(c *cli.Context, s host.Settings) error {
 	//
 	// ─── Above this line nothing on the machine was touched. ───────────────────────
 	//
-	if s.Firewall.Backend == host.BackendNFTables {
-		fw, err := nft.New(nft.Config{Table: s.Firewall.Table})
-		if err != nil {
-			return fmt.Errorf("open firewall: %w", err)
-		}
+	fw, choice, err := openFirewall(c.Context, s, cfg.Log)
+	if err != nil {
+		return err
+	}
+	if fw != nil {
 		defer fw.Close()
 		cfg.Firewall = fw
 	}
+	cfg.Settings.Firewall.Backend = choice.Backend
 	err = a.run(c.Context, func(ctx context.Context) error { return host.Run(ctx, cfg) })
 	if errors.Is(err, control.ErrNotEnrolled) {
 		return hintError{err, "postern-host enroll @FILE, with a token from the controller"}

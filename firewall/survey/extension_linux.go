@@ -13,7 +13,8 @@ import (
 func rareExtensions() []string {
 	return []string{"limit", "hashlimit", "recent", "set", "connlimit", "mark", "connmark", "iprange",
 		"geoip", "mac", "physdev", "quota", "rpfilter", "statistic", "string", "u32", "ttl", "hl",
-		"length", "ecn", "dscp", "tos", "socket", "time"}
+		"length", "ecn", "dscp", "tos", "socket", "time", "rt", "hbh", "dst", "frag", "ipv6header", "ah", "esp",
+		"pkttype", "policy", "tcpmss", "bpf", "cpu", "cluster", "helper", "owner"}
 }
 
 // extension tells whether a match of iptables holds for the packet.

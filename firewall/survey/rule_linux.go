@@ -108,7 +108,7 @@ func (r nftRule) match(e expr.Any, p packet, regs *registers) Level {
 	case *expr.Fib:
 		regs.put(e.Register, p.fib(e))
 	case *expr.Exthdr:
-		regs.put(e.DestRegister, unknown(Maybe, 4))
+		regs.put(e.DestRegister, unknown(Rarely, 16)) // options and extension headers
 	case *expr.Hash:
 		regs.put(e.DestRegister, unknown(Maybe, 4))
 	case *expr.Numgen:

@@ -39,6 +39,7 @@ const (
 	Duration = "duration" // time.Duration: how long, or how long still
 	Deadline = "deadline" // time.Time
 	Dropped  = "dropped"  // int: packets not looked at
-	Backend  = "backend"  // string: name of a firewall backend
+	Backend  = "backend"  // string: name of a firewall backend, and why it was chosen
+	Chain    = "chain"    // string: a chain of packet filter rules
 	Number   = "number"   // int: number of an order to a host
 )

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/choose"
+	"github.com/postern-sdp/postern/firewall/survey"
+	"github.com/postern-sdp/postern/host"
+	"github.com/postern-sdp/postern/internal/logkeys"
+)
+
+// openFirewall opens the backend that the settings and the machine ask for, logs the
+// choice and what would stand in its way, and touches nothing. It is nil for "none".
+func openFirewall(ctx context.Context, s host.Settings, log *slog.Logger) (firewall.Firewall,
+	choose.Choice, error) {
+	fw, choice, err := choose.Open(ctx, choose.Config{
+		Backend: s.Firewall.Backend, Name: s.Firewall.Table,
+	})
+	if err != nil || fw == nil {
+		return nil, choice, err
+	}
+	log.Info("firewall chosen", logkeys.Backend, choice.String())
+	m, err := choose.Look(ctx, s.Firewall.Table)
+	if err != nil {
+		log.Warn("other packet filters not surveyed", logkeys.Error, err)
+		return fw, choice, nil
+	}
+	// Before the iptables backend is installed its own rules do not stand in front yet.
+	first := choice.Backend == choose.IPTables && len(m.Ours) == 0
+	for _, o := range m.Obstacles(survey.Probe{Protocol: "udp", Port: tunnelPort(s)}) {
+		if o.Level >= survey.Maybe && !(first && o.Chain.Variant == choice.Variant) {
+			log.Warn("another packet filter stops what pinholes let in: see postern-host doctor",
+				logkeys.Chain, o.Chain.String(), logkeys.Reason, o.Rule)
+		}
+	}
+	return fw, choice, nil
+}
+
+// tunnelPort is the local port that pinholes are for.
+func tunnelPort(s host.Settings) uint16 {
+	a, err := netip.ParseAddrPort(s.Tunnel.Listen)
+	if err != nil {
+		return 0 // settings are validated
+	}
+	return a.Port()
+}

@@ -1,0 +1,85 @@
+package choose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/nft"
+	"github.com/postern-sdp/postern/firewall/survey"
+)
+
+// Config says what to open.
+type Config struct {
+	Backend string // Auto (also when empty), NFTables, IPTables or None
+	// Name is the nftables table's, and what the names of chains and sets begin with.
+	Name string
+
+	// open stands in for the backends in tests.
+	open func(name string, v survey.Variant) (firewall.Firewall, error)
+}
+
+// Open surveys the machine, chooses, and opens the backend, which is nil for None.
+// It changes no rule. It fails with [firewall.ErrPermission] when the rights are
+// missing, and with [ErrNoIPTables] when iptables is ordered and cannot be used.
+func Open(ctx context.Context, c Config) (firewall.Firewall, Choice, error) {
+	if c.open == nil {
+		c.open = openBackend
+	}
+	m, err := Look(ctx, c.Name)
+	if err != nil && c.Backend == None {
+		m, err = &survey.Machine{}, nil // which needs no rights
+	}
+	if err != nil {
+		return nil, Choice{}, err
+	}
+	choice, err := Decide(m, c.Backend)
+	if err != nil || choice.Backend == None {
+		return nil, choice, err
+	}
+	fw, err := c.open(c.Name, choice.Variant)
+	if errors.Is(err, ErrNoIPTables) && (c.Backend == Auto || c.Backend == "") && len(m.Ours) == 0 {
+		choice.Reason = fmt.Sprintf("iptables was wanted, as %s; but %v", choice.Reason, err)
+		choice.Backend, choice.Variant = NFTables, survey.NFTables
+		fw, err = c.open(c.Name, choice.Variant)
+	}
+	if err != nil {
+		return nil, Choice{}, fmt.Errorf("open firewall: %w", err)
+	}
+	fw, err = c.replacing(fw, choice.Leaves)
+	return fw, choice, err
+}
+
+// Look surveys the machine for a firewall of that name.
+func Look(ctx context.Context, name string) (*survey.Machine, error) {
+	m, err := survey.Look(ctx, survey.Config{Name: name})
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%w: %w", firewall.ErrPermission, err)
+	}
+	return m, err
+}
+
+// replacing opens what is left of before as well.
+func (c Config) replacing(fw firewall.Firewall, leaves []survey.Variant) (firewall.Firewall, error) {
+	if len(leaves) == 0 {
+		return fw, nil
+	}
+	r := &replacement{Firewall: fw}
+	for _, v := range leaves {
+		old, err := c.open(c.Name, v)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open the %s rules of before: %w", v, err), r.Close())
+		}
+		r.old = append(r.old, old)
+	}
+	return r, nil
+}
+
+func openBackend(name string, v survey.Variant) (firewall.Firewall, error) {
+	if v == survey.NFTables {
+		return nft.New(nft.Config{Table: name})
+	}
+	return openIPTables(name, v)
+}
