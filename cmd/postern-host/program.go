@@ -67,7 +67,7 @@ func (p program) run(ctx context.Context, args []string) error {
 		EnableBashCompletion: true,
 		ExitErrHandler:       func(*cli.Context, error) {}, // report does it
 		Commands: []*cli.Command{
-			p.enroll(), p.serve(), p.status(), p.version(), p.completion(),
+			p.enroll(), p.serve(), p.status(), p.doctor(), p.version(), p.completion(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

@@ -115,7 +115,7 @@ func TestCheckPrintsAConfigurationThatReadsBackAndTouchesNothing(t *testing.T) {
 }
 
 func TestHelpOfEachCommandEndsWithAnExample(t *testing.T) {
-	for _, name := range []string{"enroll", "serve", "status", "version", "completion"} {
+	for _, name := range []string{"enroll", "serve", "status", "doctor", "version", "completion"} {
 		got := command(t, "", name, "--help")
 		if got.code != exitOK || !strings.Contains(got.out, "postern-host "+name) {
 			t.Errorf("%s --help: code %d:\n%s", name, got.code, got.out)

@@ -53,8 +53,14 @@ func (m *Machine) addTable(t *table) {
 		m.Owners = slices.Compact(m.Owners)
 	}
 	for _, c := range t.sorted() {
-		if c.hook != "" {
-			m.Chains = append(m.Chains, describe(t, c))
+		if c.hook == "" {
+			continue
+		}
+		m.Chains = append(m.Chains, describe(t, c))
+		if c.hook == "forward" && t.variant != NFTables && slices.ContainsFunc(c.rules, func(r rule) bool {
+			return slices.ContainsFunc(targets(r), m.isOurs)
+		}) {
+			m.OursForward = true
 		}
 	}
 }

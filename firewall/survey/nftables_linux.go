@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/bits"
 	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
 // errSkipped stands for elements that were not read because they tell nothing.
@@ -29,6 +31,10 @@ func (m *Machine) readNFTables(name string) error {
 	if err != nil {
 		return fmt.Errorf("list chains: %w", err)
 	}
+	dormant, err := dormantTables(conn)
+	if err != nil {
+		return err
+	}
 	byTable := map[nftables.Table][]*nftables.Chain{}
 	var order []nftables.Table
 	for _, c := range chains {
@@ -47,11 +53,31 @@ func (m *Machine) readNFTables(name string) error {
 			}
 		case t.Family == nftables.TableFamilyINet && t.Name == name:
 			m.addOurs(NFTables)
+			m.OursDormant = dormant[t]
+			for _, c := range byTable[t] {
+				m.OursForward = m.OursForward || baseChain(c).hook == "forward"
+			}
+		case dormant[t]:
 		default:
 			m.readTable(conn, t, family, byTable[t])
 		}
 	}
 	return nil
+}
+
+// dormantTables are those whose chains are switched off (nft's "flags dormant").
+func dormantTables(conn *nftables.Conn) (map[nftables.Table]bool, error) {
+	all, err := conn.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	// The library takes these big-endian flags for the machine's own order.
+	const flag = unix.NFT_TABLE_F_DORMANT
+	dormant := map[nftables.Table]bool{}
+	for _, t := range all {
+		dormant[nftables.Table{Name: t.Name, Family: t.Family}] = t.Flags&(flag|bits.ReverseBytes32(flag)) != 0
+	}
+	return dormant, nil
 }
 
 func families() map[nftables.TableFamily]string {

@@ -39,6 +39,10 @@ const (
 type Machine struct {
 	// Ours are the variants in which Postern's own rules are there, under the name given.
 	Ours []Variant `json:"ours"`
+	// OursForward tells whether Postern's rules judge forwarded packets as well.
+	OursForward bool `json:"ours_forward"`
+	// OursDormant is set when Postern's nftables table is there and switched off.
+	OursDormant bool `json:"ours_dormant,omitempty"`
 	// Chains are the base chains of others, where packets come in.
 	Chains []Chain `json:"chains"`
 	// Owners are those who have rules, each once.
