@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ const (
 type Config struct {
 	Settings
 	Firewall firewall.Firewall // nil when Settings say that there is none
+	Backend  string            // that Firewall is of, when Settings leave it open; for status
 	Log      *slog.Logger
 	Version  string // told to the controller and by status
 	// Ready, if set, is called once when the table stands and the sockets are open.
@@ -267,7 +269,7 @@ func (a *agent) status() (Status, error) {
 	}
 	s := Status{
 		Version: a.Version, Name: a.identity.Name, Host: a.identity.ID, Started: a.started,
-		Link: a.link.current(), Firewall: a.Settings.Firewall.Backend,
+		Link: a.link.current(), Firewall: cmp.Or(a.Backend, a.Settings.Firewall.Backend),
 		CertificateExpires: a.identity.Leaf().NotAfter, Sessions: live, Pinholes: pinholes,
 		HostKnocks: a.knocks.counters(), Capture: a.captured != nil,
 		Silenced: a.gate.Counters().Strangers, Bytes: a.sessions.carriedAll(),

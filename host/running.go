@@ -45,7 +45,7 @@ func (r *Running) Summary() string {
 }
 
 // Reload takes over what of next can change while sessions live: the standing
-// exceptions. It returns the keys of everything else that next says differently,
+// exceptions and the inside interfaces. It returns the keys of everything else that next says differently,
 // which holds from the next start on. On an error all is as it was.
 func (r *Running) Reload(ctx context.Context, next Settings) (waiting []string, err error) {
 	if err := next.Validate(); err != nil {
@@ -64,13 +64,15 @@ func (r *Running) Reload(ctx context.Context, next Settings) (waiting []string, 
 	if err = errors.Join(stopped, err); err != nil {
 		return nil, err
 	}
-	r.settings.Keep = next.Keep
+	r.settings.Keep, r.settings.Firewall.Inside = next.Keep, next.Firewall.Inside
 	return waiting, nil
 }
 
 // changeable reports whether a key holds at once, here or, as the log's level
 // does, where the agent is run.
-func changeable(key string) bool { return key == "keep" || key == "log_level" }
+func changeable(key string) bool {
+	return key == "keep" || key == "firewall.inside" || key == "log_level"
+}
 
 // differences returns the keys, behind prefix, that a and b differ in and that wait
 // for a restart.
