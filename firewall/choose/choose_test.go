@@ -3,9 +3,11 @@
 package choose
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -327,6 +329,61 @@ func TestBesideUFWNFTablesNeedsItsPermission(t *testing.T) {
 	}
 	if !l.answered(t) {
 		t.Error("the command that mends it does not")
+	}
+}
+
+// TestTheCommandForFirewalldMendsIt runs the real firewalld, on its own bus and its own
+// copy of its files.
+func TestTheCommandForFirewalldMendsIt(t *testing.T) {
+	n := testkit.Netns(t)
+	dir := t.TempDir()
+	n.Run(t, "cp", "-a", "/etc/firewalld", dir+"/etc")
+	const script = `
+mount -t tmpfs none /run && mount -t tmpfs none /var/log && mkdir /run/dbus && mount --bind "$1"/etc /etc/firewalld
+dbus-daemon --system --fork --nopidfile
+firewalld --nofork --nopid >/run/log 2>&1 &
+for i in $(seq 200); do firewall-cmd --state >/dev/null 2>&1 && break; sleep 0.1; done
+firewall-cmd --state >/dev/null || { cat /run/log; exit 1; }
+while read -r command; do sh -ec "$command" >/dev/null && echo done || echo failed; done
+`
+	var in io.WriteCloser
+	var out *bufio.Reader
+	n.Do(t, func() {
+		// With a process namespace of their own all of them end with the shell.
+		cmd := exec.Command("unshare", "-m", "-p", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script,
+			"bash", dir)
+		var err error
+		in, err = cmd.StdinPipe()
+		must(t, err)
+		stdout, err := cmd.StdoutPipe()
+		must(t, err)
+		cmd.Stderr = cmd.Stdout
+		out = bufio.NewReader(stdout)
+		must(t, cmd.Start())
+		t.Cleanup(func() {
+			in.Close()
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // it was killed
+		})
+	})
+	order := func(command string) {
+		t.Helper()
+		_, err := fmt.Fprintln(in, command)
+		must(t, err)
+		if said, err := out.ReadString('\n'); err != nil || said != "done\n" {
+			t.Fatalf("%s: %q, %v", command, said, err)
+		}
+	}
+	order("true")
+	stopped := lookIn(t, n).Obstacles(udpProbe())
+	if len(stopped) < 2 || stopped[1].Level != survey.Always || stopped[0].Chain.Owner != survey.Firewalld {
+		t.Fatalf("obstacles: %+v", stopped)
+	}
+	order(stopped[0].Mend)
+	for _, o := range lookIn(t, n).Obstacles(udpProbe()) {
+		if o.Level >= survey.Maybe {
+			t.Errorf("obstacle after %s: %+v", stopped[0].Mend, o)
+		}
 	}
 }
 
