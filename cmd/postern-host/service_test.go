@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -246,8 +247,9 @@ func (s *service) scrape() {
 	s.t.Helper()
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		Dial: func(network, address string) (c net.Conn, err error) {
-			s.ns.Do(s.t, func() { c, err = net.Dial(network, address) })
+		DialContext: func(ctx context.Context, network, address string) (c net.Conn, err error) {
+			var d net.Dialer
+			s.ns.Do(s.t, func() { c, err = d.DialContext(ctx, network, address) })
 			return c, err
 		},
 	}}
