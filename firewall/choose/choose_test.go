@@ -152,6 +152,29 @@ func TestARestartDoesNotChangeTheBackend(t *testing.T) {
 	}
 }
 
+func TestAtBootTheChoiceOfTheTimeBeforeHolds(t *testing.T) {
+	n := testkit.Netns(t) // others' rules are not there yet
+	c := Config{Backend: Auto, Name: name, Last: survey.IPTablesNFT,
+		open: func(string, survey.Variant) (firewall.Firewall, error) { return &memory{did: new([]string)}, nil }}
+	for _, want := range []struct {
+		backend string
+		last    survey.Variant
+		is      survey.Variant
+	}{
+		{Auto, survey.IPTablesNFT, survey.IPTablesNFT},
+		{Auto, "", survey.NFTables},
+		{Auto, "a damaged note", survey.NFTables},
+		{NFTables, survey.IPTablesNFT, survey.NFTables},
+	} {
+		c.Backend, c.Last = want.backend, want.last
+		open(t, n, c, func(_ firewall.Firewall, got Choice) {
+			if got.Variant != want.is || got.Backend != backendOf(want.is) {
+				t.Errorf("%+v: chose %+v", want, got)
+			}
+		})
+	}
+}
+
 func TestTheNewBackendIsUpBeforeTheOldOneGoes(t *testing.T) {
 	n := testkit.Netns(t)
 	feed(t, n, oursThere, "iptables-nft-restore")

@@ -7,7 +7,8 @@
 // chain. Everywhere else it is nftables, which is faster and changes pinholes in
 // transactions.
 //
-// What is installed already is carried on with: a restart does not change the
+// What was noted of the time before holds at boot, when the others' rules may not be
+// there yet. What is installed already is carried on with: a restart does not change the
 // backend under live pinholes. When the administrator orders another one, Install
 // puts the new one up before it takes the old one away, and carries the pinholes over.
 package choose

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/firewall/nft"
@@ -16,6 +17,9 @@ type Config struct {
 	Backend string // Auto (also when empty), NFTables, IPTables or None
 	// Name is the nftables table's, and what the names of chains and sets begin with.
 	Name string
+	// Last is the variant of the time before, if the caller has noted it. Auto takes it
+	// where nothing is installed: at boot the rules of others may not be there yet.
+	Last survey.Variant
 
 	// open stands in for the backends in tests.
 	open func(name string, v survey.Variant) (firewall.Firewall, error)
@@ -36,6 +40,9 @@ func Open(ctx context.Context, c Config) (firewall.Firewall, Choice, error) {
 		return nil, Choice{}, err
 	}
 	choice, err := Decide(m, c.Backend)
+	if c.recalls(m) {
+		choice = Choice{Backend: backendOf(c.Last), Variant: c.Last, Reason: "it was chosen before"}
+	}
 	if err != nil || choice.Backend == None {
 		return nil, choice, err
 	}
@@ -50,6 +57,12 @@ func Open(ctx context.Context, c Config) (firewall.Firewall, Choice, error) {
 	}
 	fw, err = c.replacing(fw, choice.Leaves)
 	return fw, choice, err
+}
+
+// recalls reports whether the choice of the time before holds.
+func (c Config) recalls(m *survey.Machine) bool {
+	known := c.Last == survey.NFTables || slices.Contains(iptablesVariants(), c.Last)
+	return (c.Backend == Auto || c.Backend == "") && len(m.Ours) == 0 && known
 }
 
 // Look surveys the machine for a firewall of that name.

@@ -65,17 +65,22 @@ func (m *Machine) addTable(t *table) {
 	}
 }
 
-// readInterfaces lists those on which strangers' packets may come: up, not loopback,
-// and not a bridge or pair that containers and virtual machines hang on.
+// readInterfaces lists those on which strangers' packets may come: up, or all of them
+// before the network is; not loopback, and not a bridge or pair that containers and
+// virtual machines hang on.
 func (m *Machine) readInterfaces() {
 	all, err := net.Interfaces()
 	if err != nil {
 		m.Unread = append(m.Unread, fmt.Sprintf("interfaces: %v", err))
 	}
+	all = slices.DeleteFunc(all, func(i net.Interface) bool {
+		return i.Flags&net.FlagLoopback != 0 || insideName(i.Name)
+	})
+	down := func(i net.Interface) bool { return i.Flags&net.FlagUp == 0 }
+	if up := slices.DeleteFunc(slices.Clone(all), down); len(up) > 0 {
+		all = up
+	}
 	for _, i := range all {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || insideName(i.Name) {
-			continue
-		}
 		n := networkInterface{name: i.Name, index: i.Index}
 		addresses, err := i.Addrs()
 		if err != nil {

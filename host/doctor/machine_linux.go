@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/firewall/choose"
 	"github.com/postern-sdp/postern/host"
 )
@@ -37,7 +38,7 @@ func rights(e *examination) Finding {
 func kernel(e *examination) Finding {
 	const name = "kernel"
 	if e.machineErr != nil {
-		return Finding{name, Skip, oneLine(e.machineErr), "run it as root"}
+		return Finding{name, Skip, e.blind(), "run it as root"}
 	}
 	if e.choice.Backend == choose.None {
 		return Finding{name, Skip, "no firewall is to be used", ""}
@@ -50,11 +51,14 @@ func kernel(e *examination) Finding {
 		}
 		found = "IP sets"
 	}
-	// The module comes with the first rule that needs it.
-	if _, err := os.Stat("/proc/sys/net/netfilter"); err != nil && e.installed {
+	_, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_count")
+	switch {
+	case err == nil:
+		return Finding{name, OK, found + " and connection tracking", ""}
+	case e.installed: // whose rules would have loaded it
 		return Finding{name, Fail, found + ", but no connection tracking", "modprobe nf_conntrack"}
 	}
-	return Finding{name, OK, found + " and connection tracking", ""}
+	return Finding{name, OK, found + "; connection tracking comes with the first rule that needs it", ""}
 }
 
 // table is about our own rules.
@@ -62,7 +66,7 @@ func table(e *examination) Finding {
 	const name = "firewall"
 	switch {
 	case e.machineErr != nil:
-		return Finding{name, Skip, oneLine(e.machineErr), "run it as root"}
+		return Finding{name, Skip, e.blind(), "run it as root"}
 	case e.choice.Backend == choose.None:
 		return Finding{name, Warn, "none: the settings leave layer 1 to somebody else",
 			`firewall.backend = "auto" puts it in place`}
@@ -124,6 +128,14 @@ func capture(e *examination) Finding {
 
 func services(*examination) Finding {
 	return Finding{"services", Skip, "the controller knows them, and the host only while a session lives", ""}
+}
+
+// blind says why the rules were not looked at.
+func (e *examination) blind() string {
+	if errors.Is(e.machineErr, firewall.ErrPermission) {
+		return "cannot be told without CAP_NET_ADMIN"
+	}
+	return oneLine(e.machineErr)
 }
 
 // oneLine is an error's text on one line.

@@ -24,7 +24,7 @@ func (e *examination) obstacles(protocol string, port uint16) []survey.Obstacle 
 func otherFilters(e *examination) Finding {
 	const name = "other filters"
 	if e.machineErr != nil {
-		return Finding{name, Skip, oneLine(e.machineErr), "run it as root"}
+		return Finding{name, Skip, e.blind(), "run it as root"}
 	}
 	whose := "none"
 	if len(e.machine.Owners) > 0 {
@@ -80,7 +80,7 @@ func obstacleFinding(name string, stops []survey.Obstacle, port uint16) Finding 
 func forwarding(e *examination) Finding {
 	const name = "forwarding"
 	if e.machineErr != nil {
-		return Finding{name, Skip, oneLine(e.machineErr), "run it as root"}
+		return Finding{name, Skip, e.blind(), "run it as root"}
 	}
 	var on []string
 	if e.machine.Forwarding4 {
@@ -121,7 +121,7 @@ func ipv6(e *examination) Finding {
 		}
 		return Finding{name, OK, "covered by the same rules as IPv4", ""}
 	case e.machineErr != nil:
-		return Finding{name, Skip, oneLine(e.machineErr), "run it as root"}
+		return Finding{name, Skip, e.blind(), "run it as root"}
 	}
 	if four, six := e.filteredFamilies(); four && !six {
 		return Finding{name, Fail, "somebody filters IPv4 here, and nobody IPv6", "our rules will cover both"}
