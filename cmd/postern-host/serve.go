@@ -112,7 +112,7 @@ func (p program) serveWith(c *cli.Context, s host.Settings) error {
 		defer fw.Close()
 		cfg.Firewall = fw
 	}
-	cfg.Backend = choice.Backend
+	cfg.Backend = string(choice.Variant)
 	err = a.run(c.Context, func(ctx context.Context) error { return host.Run(ctx, cfg) })
 	if errors.Is(err, control.ErrNotEnrolled) {
 		return hintError{err, "postern-host enroll @FILE, with a token from the controller"}
