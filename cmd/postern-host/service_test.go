@@ -353,3 +353,37 @@ func TestTheAgentLivesInTheUnitsFileSystem(t *testing.T) {
 		t.Error("it complained")
 	}
 }
+
+// TestTheUnitsRightsSufficeForEachBackendsPrograms is about what the iptables backend
+// runs: root's programs, which expect to be root.
+func TestTheUnitsRightsSufficeForEachBackendsPrograms(t *testing.T) {
+	lock := filepath.Join(t.TempDir(), "lock")
+	if err := os.WriteFile(lock, nil, 0o640); err != nil { // as tmpfiles.d makes it
+		t.Fatal(err)
+	}
+	if err := os.Chmod(lock, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	ns := testkit.Netns(t)
+	const script = `touch /run/xtables.lock && mount --bind "$0" /run/xtables.lock &&
+mount -o remount,bind,ro /run/xtables.lock && exec "$@"`
+	for _, program := range []string{"iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-nft"} {
+		for _, arguments := range [][]string{{"-w", "-N", "POSTERN-TEST"}, {"-w", "-I", "INPUT", "-j", "POSTERN-TEST"}} {
+			ns.Run(t, "unshare", slices.Concat([]string{"--mount", "sh", "-c", script, lock},
+				testkit.Setpriv(account, testkit.Unit(t, agentUnit, "AmbientCapabilities")),
+				[]string{"env", "PATH=/usr/sbin:/sbin:/usr/bin:/bin", program}, arguments)...)
+		}
+		if got := ns.Run(t, program+"-save"); !strings.Contains(got, "-A INPUT -j POSTERN-TEST") {
+			t.Errorf("%s did nothing:\n%s", program, got)
+		}
+	}
+	names := ns.Run(t, "unshare", slices.Concat([]string{"--mount"},
+		testkit.Setpriv(account, testkit.Unit(t, agentUnit, "AmbientCapabilities")),
+		[]string{"cat", "/proc/thread-self/net/ip_tables_names"})...)
+	if !strings.Contains(names, "filter") {
+		t.Errorf("the legacy tables are %q", names)
+	}
+	if groups := testkit.Unit(t, agentUnit, "SupplementaryGroups"); !slices.Equal(groups, []string{"root"}) {
+		t.Errorf("the unit's groups are %v: testkit.Setpriv gives others", groups)
+	}
+}

@@ -33,6 +33,7 @@ fi
 
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
+	systemd-tmpfiles --create postern-controller.conf || true
 	systemctl start postern-controller.path || true
 	# Its condition keeps it from starting where none was made. The firewall's
 	# rules outlive the old one, and the new one goes on with its sessions.

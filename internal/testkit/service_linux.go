@@ -72,15 +72,15 @@ func Unit(t testing.TB, path, key string) []string {
 	return words
 }
 
-// Setpriv returns the beginning of a command line that runs the rest as a user with
-// only these capabilities, ambient ones, as AmbientCapabilities= and
-// CapabilityBoundingSet= of a unit do.
+// Setpriv returns the beginning of a command line that runs the rest as a user in the
+// group root, with only these capabilities, ambient ones: as User=,
+// SupplementaryGroups=root, AmbientCapabilities= and CapabilityBoundingSet= of a unit do.
 func Setpriv(user int, capabilities []string) []string {
 	caps := "-all"
 	for _, c := range capabilities {
 		caps += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
 	}
 	id := fmt.Sprint(user)
-	return []string{"setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--no-new-privs",
+	return []string{"setpriv", "--reuid", id, "--regid", id, "--groups", id + ",0", "--no-new-privs",
 		"--inh-caps=" + caps, "--ambient-caps=" + caps, "--bounding-set=" + caps}
 }

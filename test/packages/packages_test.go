@@ -290,7 +290,8 @@ func TestTheDebianPackagesFromInstallToPurge(t *testing.T) {
 			t.Errorf("an upgrade leaves a gap:\n%s", calls)
 		}
 		for _, want := range []string{"systemctl daemon-reload\n", "systemctl restart postern-host.service\n",
-			"systemctl restart postern-controller.service\n"} {
+			"systemctl restart postern-controller.service\n",
+			"systemd-tmpfiles --create postern-host.conf\n"} {
 			if !strings.Contains(calls, want) {
 				t.Errorf("no %q in\n%s", want, calls)
 			}
