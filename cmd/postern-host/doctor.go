@@ -6,23 +6,22 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/host"
 	"github.com/postern-sdp/postern/host/doctor"
 )
-
-// maxPort is the highest port number.
-const maxPort = 65535
 
 func (p program) doctor() *cli.Command {
 	return &cli.Command{
 		Name:      "doctor",
 		Usage:     "say what is wrong with this host, and what a stranger would see of it",
-		UsageText: "postern-host doctor [--json] [--config FILE] [--port N]",
+		UsageText: "postern-host doctor [--json] [--config FILE] [--port PORT]",
 		Description: `Looks at rights, clock, identity, the way to the controller, our rules and those of
 others, and lists what listens here and who gets to it. It changes nothing. It
 knocks at the controller unless the agent is connected to it already.
@@ -31,26 +30,46 @@ Run it as root: others see less. The exit code is 1 when a check fails; warnings
 alone leave it 0.
 
    $ postern-host doctor
+   $ postern-host doctor --port tcp/22
    $ postern-host doctor --json`,
 		Flags: []cli.Flag{
 			configFlag(),
 			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
-			&cli.UintFlag{Name: "port", Usage: "ask about UDP port `N` instead of the tunnel's"},
+			&cli.StringFlag{Name: "port", Usage: "ask what other filters do with `PORT`, like tcp/22, or 4042 " +
+				"for UDP (default: the tunnel's)"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError{fmt.Errorf("doctor: takes no argument, got %q", c.Args().First())}
 			}
-			if c.Uint("port") > maxPort {
-				return usageError{fmt.Errorf("doctor: there is no port %d", c.Uint("port"))}
+			port, err := parsePort(c.String("port"))
+			if err != nil {
+				return usageError{fmt.Errorf("doctor: %w", err)}
 			}
-			cfg := doctor.Config{Port: uint16(c.Uint("port"))}
+			cfg := doctor.Config{Port: port}
 			if cfg.Settings, cfg.Fault = settings(c); cfg.Fault != nil {
 				cfg.Settings = host.Defaults()
 			}
 			return p.printReport(doctor.Examine(c.Context, cfg), c.Bool("json"))
 		},
 	}
+}
+
+// parsePort reads "tcp/22", "udp/53" and "53"; nothing is the zero port.
+func parsePort(text string) (firewall.Port, error) {
+	if text == "" {
+		return firewall.Port{}, nil
+	}
+	protocol, number, both := strings.Cut(text, "/")
+	if !both {
+		protocol, number = "udp", text
+	}
+	p := map[string]firewall.Protocol{"tcp": firewall.TCP, "udp": firewall.UDP}[protocol]
+	n, err := strconv.ParseUint(number, 10, 16)
+	if p == 0 || err != nil || n == 0 {
+		return firewall.Port{}, fmt.Errorf("--port %q: want the form tcp/22, udp/53 or 53", text)
+	}
+	return firewall.Port{Protocol: p, Number: uint16(n)}, nil
 }
 
 var errUnwell = errors.New("something is wrong with this host")

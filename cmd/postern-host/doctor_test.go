@@ -71,7 +71,9 @@ func TestTheDoctorExaminesAHostWhoseConfigurationIsBroken(t *testing.T) {
 	if !strings.HasPrefix(got.talk, "postern-host: something is wrong") {
 		t.Errorf("said %q", got.talk)
 	}
-	if got := command(t, "", "doctor", "--port", "65536"); got.code != exitUsage {
-		t.Errorf("port 65536: code %d", got.code)
+	for _, port := range []string{"65536", "0", "icmp/1", "tcp/", "tcp", "-1", "22/tcp"} {
+		if got := command(t, "", "doctor", "--port", port); got.code != exitUsage || got.out != "" {
+			t.Errorf("port %s: code %d", port, got.code)
+		}
 	}
 }

@@ -189,6 +189,13 @@ func TestAFilterThatStopsWhatWeLetInIsAFailureWithItsRemedy(t *testing.T) {
 		!strings.Contains(f.Found, "policy of INPUT") {
 		t.Errorf("beside a filter that drops: %+v", f)
 	}
+	p.host.Do(t, func() {
+		port := firewall.Port{Protocol: firewall.TCP, Number: p.port}
+		f := finding(t, Examine(t.Context(), Config{Settings: p.settings, Port: port}), "other filters")
+		if f.State != Fail || !strings.Contains(f.Do, "-p tcp --dport") {
+			t.Errorf("asked about %s: %+v", port, f)
+		}
+	})
 	p.host.Run(t, "iptables-nft", strings.Fields(f.Do)[1:]...)
 	if f := finding(t, p.examine(t), "other filters"); f.State != OK {
 		t.Errorf("after the remedy: %+v", f)

@@ -18,8 +18,8 @@ type Config struct {
 	Settings host.Settings
 	// Fault is why the settings could not be read; Settings are then the defaults.
 	Fault error
-	// Port is the local UDP port that pinholes are for; 0: the tunnel's.
-	Port uint16
+	// Port is what to ask other filters about; zero: the tunnel's port.
+	Port firewall.Port
 	// Protection returns what was decided about this host: "on", "trial", "off". Nil: it
 	// is on when the table is there.
 	Protection func() (string, error)
@@ -121,10 +121,10 @@ func (e *examination) readProtection() {
 	}
 }
 
-// port is the one that pinholes are for.
-func (e *examination) port() uint16 {
-	if e.Port != 0 {
+// port is the one that other filters shall let through.
+func (e *examination) port() firewall.Port {
+	if e.Port.Number != 0 {
 		return e.Port
 	}
-	return e.listen().Port()
+	return firewall.Port{Protocol: firewall.UDP, Number: e.listen().Port()}
 }

@@ -7,14 +7,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/firewall/choose"
 	"github.com/postern-sdp/postern/firewall/survey"
 )
 
 // obstacles are the chains of others that stop what is for a port of ours. Until the
 // iptables backend is installed, its rules do not stand in front of the others.
-func (e *examination) obstacles(protocol string, port uint16) []survey.Obstacle {
-	all := e.machine.Obstacles(survey.Probe{Protocol: protocol, Port: port})
+func (e *examination) obstacles(port firewall.Port) []survey.Obstacle {
+	all := e.machine.Obstacles(survey.Probe{Protocol: port.Protocol.String(), Port: port.Number})
 	if e.choice.Backend == choose.IPTables && len(e.machine.Ours) == 0 {
 		all = slices.DeleteFunc(all, func(o survey.Obstacle) bool { return o.Chain.Variant == e.choice.Variant })
 	}
@@ -34,13 +35,13 @@ func otherFilters(e *examination) Finding {
 		}
 		whose = "rules of " + strings.Join(names, ", ")
 	}
-	stops := e.obstacles("udp", e.port())
+	stops := e.obstacles(e.port())
 	if len(stops) > 0 && stops[0].Level >= survey.Maybe {
 		return obstacleFinding(name, stops, e.port())
 	}
 	found := whose
 	if len(e.machine.Owners) > 0 {
-		found += fmt.Sprintf("; they let udp/%d through", e.port())
+		found += fmt.Sprintf("; they let %s through", e.port())
 	}
 	if len(stops) > 0 {
 		found += fmt.Sprintf(", but for some sources (%s)", stops[0].Rule)
@@ -51,7 +52,7 @@ func otherFilters(e *examination) Finding {
 	return Finding{name, OK, found, ""}
 }
 
-func obstacleFinding(name string, stops []survey.Obstacle, port uint16) Finding {
+func obstacleFinding(name string, stops []survey.Obstacle, port firewall.Port) Finding {
 	first := stops[0]
 	f := Finding{Name: name, State: Warn, Do: first.Mend}
 	verb := "might stop"
@@ -69,7 +70,7 @@ func obstacleFinding(name string, stops []survey.Obstacle, port uint16) Finding 
 	if first.Answers {
 		what = "our answers from"
 	}
-	f.Found = fmt.Sprintf("%s: %s %s %s udp/%d (%s, %s)", first.Chain.Owner, first.Chain, verb, what, port,
+	f.Found = fmt.Sprintf("%s: %s %s %s %s (%s, %s)", first.Chain.Owner, first.Chain, verb, what, port,
 		first.Rule, strings.Join(families, " and "))
 	if f.Do == "" {
 		f.Do = "let it through in that chain"
