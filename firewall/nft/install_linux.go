@@ -1,9 +1,11 @@
 package nft
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -48,66 +50,143 @@ func accept(comment string, match ...[]expr.Any) rule {
 	return rule{comment, slices.Concat(match...), verdict(expr.VerdictAccept)}
 }
 
-func drop(comment string, match ...[]expr.Any) rule {
-	return rule{comment, slices.Concat(match...), verdict(expr.VerdictDrop)}
+func drop(comment, counter string, match ...[]expr.Any) rule {
+	return rule{comment, slices.Concat(match...), append(count(counter), verdict(expr.VerdictDrop)...)}
 }
 
-// queueTableLocked queues the whole table. Sets that are there stay as they are;
-// the rules are thrown away and written again. Without tracked, those that need
-// connection tracking are left out.
+func jump(chain, comment string, match ...[]expr.Any) rule {
+	return rule{comment, slices.Concat(match...), toChain(expr.VerdictJump, chain)}
+}
+
+// queueTableLocked queues the whole table. Sets that hold what is open, or was,
+// stay as they are; timers are set anew, the rules are thrown away and written
+// again. Without tracked, those that need connection tracking are left out.
 func (f *Firewall) queueTableLocked(rules firewall.Rules, tracked bool) error {
 	f.conn.AddTable(f.table)
 	f.conn.FlushTable(f.table)
+	present := f.presentLocked()
+	if err := f.queueSetsLocked(present); err != nil {
+		return err
+	}
+	if err := f.queueTimersLocked(rules, present); err != nil {
+		return err
+	}
+	f.queueCountersLocked()
+	f.queueChainsLocked(rules, tracked)
+	return nil
+}
+
+// presentLocked returns the sets of the table by their names. What cannot be
+// listed is taken as not there: if it is in the way, the transaction fails.
+func (f *Firewall) presentLocked() map[string]*nftables.Set {
+	if err := f.socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return nil
+	}
+	sets, err := f.conn.GetSets(f.table)
+	if err != nil {
+		f.drainLocked()
+		return nil
+	}
+	present := make(map[string]*nftables.Set, len(sets))
+	for _, s := range sets {
+		present[s.Name] = s
+	}
+	return present
+}
+
+// queueSetsLocked adds the sets that are not there. The program nft does not mark
+// a set whose key has parts, this library does, and the kernel takes them for
+// different sets: one that nft restored is added as nft would.
+func (f *Firewall) queueSetsLocked(present map[string]*nftables.Set) error {
+	var sets []*nftables.Set
 	for _, l := range layouts() {
 		set, err := l.set(f.table)
 		if err != nil {
 			return err
 		}
-		if err := f.conn.AddSet(set, nil); err != nil {
+		sets = append(sets, set)
+	}
+	for _, v6 := range []bool{false, true} {
+		set, err := makeServerSet(f.table, v6)
+		if err != nil {
 			return err
 		}
+		sets = append(sets, set)
 	}
-	f.queueChainLocked("input", nftables.ChainHookInput, inputRules(rules, tracked))
-	f.queueChainLocked("output", nftables.ChainHookOutput, outputRules(rules, tracked))
+	for _, set := range sets {
+		if there := present[set.Name]; there != nil {
+			set.Concatenation = there.Concatenation
+		}
+		if err := f.conn.AddSet(set, nil); err != nil {
+			return fmt.Errorf("set %s: %w", set.Name, err)
+		}
+	}
 	return nil
 }
 
-func (f *Firewall) queueChainLocked(name string, hook *nftables.ChainHook, rules []rule) {
-	policy := nftables.ChainPolicyDrop
-	chain := f.conn.AddChain(&nftables.Chain{
-		Name: name, Table: f.table, Type: nftables.ChainTypeFilter,
-		Hooknum: hook, Priority: nftables.ChainPriorityRef(priority), Policy: &policy,
-	})
-	for _, r := range rules {
-		f.conn.AddRule(&nftables.Rule{
-			Table: f.table, Chain: chain, Exprs: append(r.match, r.verdict...),
-			UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment),
-		})
+// chain is one of the table, with a hook or to be jumped to.
+type chain struct {
+	name  string
+	hook  *nftables.ChainHook
+	rules []rule
+}
+
+// queueChainsLocked makes all chains before the rules, which jump to them.
+func (f *Firewall) queueChainsLocked(rules firewall.Rules, tracked bool) {
+	chains := []chain{
+		{"input", nftables.ChainHookInput, inputRules(rules, tracked)},
+		{"output", nftables.ChainHookOutput, outputRules(rules, tracked)},
+		{"forward", nftables.ChainHookForward, forwardRules(rules, tracked)},
+		{"inside", nil, insideRules(rules, tracked)},
+		{"replies", nil, replyRules(tracked)},
+		{"arriving", nil, publishedRules(arriving(), rules, tracked)},
+		{"leaving", nil, publishedRules(leaving(), rules, tracked)},
+		{"admit", nil, admitRules(tracked)},
+		{"errors", nil, icmpErrors()},
+	}
+	made := make([]*nftables.Chain, len(chains))
+	for i, c := range chains {
+		made[i] = &nftables.Chain{Name: c.name, Table: f.table}
+		if c.hook != nil {
+			policy := nftables.ChainPolicyDrop
+			made[i].Type, made[i].Hooknum = nftables.ChainTypeFilter, c.hook
+			made[i].Priority, made[i].Policy = nftables.ChainPriorityRef(priority), &policy
+		}
+		f.conn.AddChain(made[i])
+	}
+	for i, c := range chains {
+		for _, r := range c.rules {
+			f.conn.AddRule(&nftables.Rule{
+				Table: f.table, Chain: made[i], Exprs: append(r.match, r.verdict...),
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment),
+			})
+		}
 	}
 }
 
 func inputRules(rules firewall.Rules, tracked bool) []rule {
-	list := []rule{accept("loopback", loopback(input))}
-	list = append(list, standing(input, rules)...)
-	list = append(list, pinholes(input)...)
-	list = append(list, drop("no pinhole", layouts()[doors].in(input)))
+	list := append(trialOver(rules), accept("loopback", device(input(), "lo")))
+	list = append(list, standing(input(), rules)...)
+	list = append(list, pinholes(input())...)
+	list = append(list, drop("no pinhole", droppedDoor, layouts()[doors].in(input())))
 	if tracked {
-		list = append(list, accept("replies to own flows",
-			direction(reply), state(expr.CtStateBitESTABLISHED)))
-		list = append(list, icmpErrors()...)
+		list = append(list,
+			accept("replies to own flows", direction(reply), state(expr.CtStateBitESTABLISHED)),
+			jump("errors", "errors of known flows", state(expr.CtStateBitRELATED)))
 	}
 	list = append(list, linkLocal()...)
 	list = append(list, dhcp()...)
-	return append(list, drop("the rest", []expr.Any{&expr.Counter{}}))
+	return append(list, drop("the rest", droppedInput))
 }
 
 func outputRules(rules firewall.Rules, tracked bool) []rule {
-	list := []rule{accept("loopback", loopback(output))}
-	list = append(list, standing(output, rules)...)
-	list = append(list, pinholes(output)...)
-	list = append(list, drop("no pinhole", layouts()[doors].in(output)))
+	list := append(trialOver(rules), accept("loopback", device(output(), "lo")))
+	list = append(list, standing(output(), rules)...)
+	list = append(list, pinholes(output())...)
+	list = append(list, drop("no pinhole", droppedDoor, layouts()[doors].in(output())))
 	if tracked {
 		list = append(list, ownFlows()...)
+		list = append(list, errorsOfForwarded(rules)...)
 	}
 	own := []byte{routerSolicitation, neighbourSolicitation, neighbourAdvertisement,
 		mldReport, mldDone, mld2Report}
@@ -115,7 +194,7 @@ func outputRules(rules firewall.Rules, tracked bool) []rule {
 		list = append(list, accept("ND and MLD", family(true), protocol(syscall.IPPROTO_ICMPV6),
 			transport(icmpType, t)))
 	}
-	return append(list, drop("the rest", []expr.Any{&expr.Counter{}}))
+	return append(list, drop("the rest", droppedOutput))
 }
 
 func ownFlows() []rule {
@@ -124,7 +203,7 @@ func ownFlows() []rule {
 		accept("own flows begin with a SYN", direction(original), state(expr.CtStateBitNEW),
 			protocol(syscall.IPPROTO_TCP),
 			transportMasked(tcpFlags, flagFIN|flagSYN|flagRST|flagACK, flagSYN)),
-		drop("not the beginning of a flow", protocol(syscall.IPPROTO_TCP)),
+		drop("not the beginning of a flow", droppedOutput, protocol(syscall.IPPROTO_TCP)),
 		accept("own flows", direction(original), state(expr.CtStateBitNEW)),
 	}
 }
@@ -132,40 +211,68 @@ func ownFlows() []rule {
 // standing are the rules that need no pinhole.
 func standing(s side, rules firewall.Rules) []rule {
 	var list []rule
-	for _, k := range rules.Keep {
-		from := peerWithin(s, k.Source)
+	admit := func(comment string, match ...[]expr.Any) {
+		list = append(list, rule{comment, slices.Concat(match...), s.admit()})
+	}
+	for i, k := range rules.Keep {
+		var from []expr.Any
+		if k.TTL > 0 {
+			from = running(keepTimer(i))
+		}
+		if k.Interface != "" {
+			from = append(from, device(s, k.Interface)...)
+		}
+		if k.Source.IsValid() {
+			from = append(from, peerWithin(s, k.Source)...)
+		}
 		if len(k.Ports) == 0 {
-			list = append(list, accept("keep", from))
+			admit("keep", from)
 		}
 		for _, p := range k.Ports {
-			list = append(list, accept("keep", from, localPort(s, p)))
+			admit("keep", from, localPort(s, p))
 		}
 	}
 	for _, p := range rules.OpenPorts {
-		list = append(list, accept("open port", localPort(s, p)))
+		admit("open port", localPort(s, p))
 	}
 	return list
 }
 
+// pinholes are the look-ups. Where the local port comes from conntrack they are
+// written once for each protocol, or nft could not read them.
 func pinholes(s side) []rule {
 	var list []rule
 	for _, l := range layouts()[:doors] {
-		list = append(list, accept("pinholes", l.in(s)))
+		if !s.published {
+			list = append(list, accept("pinholes", l.in(s)))
+			continue
+		}
+		for _, p := range []firewall.Protocol{firewall.TCP, firewall.UDP} {
+			match := slices.Concat(protocol(byte(p)), l.in(s))
+			list = append(list, rule{"pinholes", match, s.admit()})
+		}
 	}
 	return list
 }
 
-// icmpErrors lets in what conntrack relates to a flow that is known: path-MTU
+// admit is the verdict for a packet that may pass.
+func (s side) admit() []expr.Any {
+	if s == arriving() {
+		return toChain(expr.VerdictGoto, "admit")
+	}
+	return verdict(expr.VerdictAccept)
+}
+
+// icmpErrors accepts, of what conntrack relates to a flow that is known, path-MTU
 // messages above all. Redirects are not among them.
 func icmpErrors() []rule {
 	var list []rule
-	related := state(expr.CtStateBitRELATED)
 	for _, t := range []byte{icmpUnreachable, icmpTimeExceeded, icmpBadHeader} {
-		list = append(list, accept("errors of known flows", related, family(false),
+		list = append(list, accept("errors of known flows", family(false),
 			protocol(syscall.IPPROTO_ICMP), transport(icmpType, t)))
 	}
 	for _, t := range []byte{icmp6Unreachable, icmp6TooBig, icmp6TimeExceeded, icmp6BadHeader} {
-		list = append(list, accept("errors of known flows", related, family(true),
+		list = append(list, accept("errors of known flows", family(true),
 			protocol(syscall.IPPROTO_ICMPV6), transport(icmpType, t)))
 	}
 	return list
@@ -180,7 +287,7 @@ func linkLocal() []rule {
 		list = append(list, accept("neighbour discovery", family(true), protocol(syscall.IPPROTO_ICMPV6),
 			network(ip6HopLimit, ndHopLimit), transport(icmpType, t)))
 	}
-	return append(list, accept("MLD", peerWithin(input, linkLocalPrefix()),
+	return append(list, accept("MLD", peerWithin(input(), linkLocalPrefix()),
 		protocol(syscall.IPPROTO_ICMPV6), transport(icmpType, mldQuery)))
 }
 
@@ -189,7 +296,7 @@ func dhcp() []rule {
 	udp := protocol(syscall.IPPROTO_UDP)
 	return []rule{
 		accept("DHCP", family(false), udp, port(0, dhcpServer), port(2, dhcpClient)),
-		accept("DHCP", peerWithin(input, linkLocalPrefix()), udp,
+		accept("DHCP", peerWithin(input(), linkLocalPrefix()), udp,
 			port(0, dhcp6Server), port(2, dhcp6Client)),
 	}
 }

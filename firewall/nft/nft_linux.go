@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -86,21 +85,10 @@ func (f *Firewall) Install(ctx context.Context, rules firewall.Rules) error {
 	if err := rules.Validate(); err != nil {
 		return fmt.Errorf("install rules: %w", err)
 	}
-	if unsupported(rules) {
-		return fmt.Errorf("install rules: %w", errors.ErrUnsupported)
-	}
 	if err := f.install(ctx, rules); err != nil {
 		return fmt.Errorf("install table inet %s: %w", f.table.Name, err)
 	}
 	return nil
-}
-
-// unsupported reports whether the rules ask for what this backend cannot do yet.
-func unsupported(rules firewall.Rules) bool {
-	return rules.Trial > 0 || len(rules.Inside) > 0 ||
-		slices.ContainsFunc(rules.Keep, func(k firewall.Keep) bool {
-			return k.TTL > 0 || k.Interface != ""
-		})
 }
 
 // install puts a table that is not there yet up in two steps, the first one
@@ -158,8 +146,12 @@ func (f *Firewall) List(ctx context.Context) ([]firewall.Pinhole, error) {
 }
 
 // Dropped implements [firewall.Firewall].
-func (f *Firewall) Dropped(context.Context) (firewall.Dropped, error) {
-	return firewall.Dropped{}, errors.ErrUnsupported
+func (f *Firewall) Dropped(ctx context.Context) (firewall.Dropped, error) {
+	dropped, err := f.dropped(ctx)
+	if err != nil {
+		return firewall.Dropped{}, fmt.Errorf("read counters: %w", err)
+	}
+	return dropped, nil
 }
 
 // Remove implements [firewall.Firewall].

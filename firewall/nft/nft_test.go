@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,7 +32,12 @@ func exampleRules() firewall.Rules {
 			{Source: netip.MustParsePrefix("192.0.2.7/24"),
 				Ports: []firewall.Port{{Protocol: firewall.TCP, Number: 22}}},
 			{Source: netip.MustParsePrefix("2001:db8::/33")},
+			{Interface: "wg0", Ports: []firewall.Port{{Protocol: firewall.UDP, Number: 53}},
+				TTL: time.Hour},
+			{Source: netip.MustParsePrefix("10.0.0.0/8"), Interface: "br-*"},
 		},
+		Inside: []string{"docker0", "br-*"},
+		Trial:  time.Hour,
 	}
 }
 
@@ -77,30 +84,84 @@ func TestInstallMendsWhatWasTamperedWith(t *testing.T) {
 	if err := f.Install(t.Context(), exampleRules()); err != nil {
 		t.Fatal(err)
 	}
-	want := n.Run(t, "nft", "--stateless", "list", "ruleset")
+	want := parts(t, n)
 	for _, harm := range []string{
 		"insert rule inet postern input accept",
+		"insert rule inet postern forward accept",
+		"insert rule inet postern errors accept",
 		"add chain inet postern output { policy accept; }",
 		"add table inet postern { flags dormant; }",
+		"flush set inet postern trial",
+		"add element inet postern keep2 { ipv4 timeout 2h }; delete element inet postern keep2 { ipv6 }",
 		"delete chain inet postern input",
 	} {
 		n.Run(t, "nft", harm)
-		if n.Run(t, "nft", "--stateless", "list", "ruleset") == want {
+		if cmp.Equal(want, parts(t, n)) {
 			t.Errorf("%q did no harm", harm)
 		}
 		if err := f.Install(t.Context(), exampleRules()); err != nil {
 			t.Fatalf("install after %q: %v", harm, err)
 		}
-		if harm == "delete chain inet postern input" {
-			// Made anew, it is listed last.
-			n.Run(t, "nft", "delete chain inet postern output")
-			if err := f.Install(t.Context(), exampleRules()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		got := n.Run(t, "nft", "--stateless", "list", "ruleset")
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(want, parts(t, n)); diff != "" {
 			t.Errorf("install after %q: want (-), got (+):\n%s", harm, diff)
+		}
+	}
+}
+
+// parts are the chains, sets and counters of the only table, in order: one that
+// was made anew is listed last.
+func parts(t *testing.T, n *testkit.Namespace) []string {
+	t.Helper()
+	listing := strings.TrimSuffix(n.Run(t, "nft", "--stateless", "list", "ruleset"), "}\n")
+	list := strings.Split(listing, "\n\n")
+	for i := range list {
+		list[i] = strings.TrimSpace(list[i])
+	}
+	slices.Sort(list)
+	return list
+}
+
+// TestATableOfAnOlderVersionIsReplacedWithItsPinholesOpen begins with the table
+// of the first version, restored by nft with its live pinholes.
+func TestATableOfAnOlderVersionIsReplacedWithItsPinholesOpen(t *testing.T) {
+	n := testkit.Netns(t)
+	n.Run(t, "nft", "-f", filepath.Join("testdata", "table-1.nft"))
+	f := newFirewall(t, n, nft.Config{})
+	if err := f.Install(t.Context(), exampleRules()); err != nil {
+		t.Fatal(err)
+	}
+	pinholes, err := f.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := make(map[firewall.Pinhole]time.Duration)
+	for _, p := range pinholes {
+		left[p.Opening()] = p.TTL
+	}
+	for _, want := range []firewall.Pinhole{
+		{Protocol: firewall.TCP, Source: netip.MustParseAddr("192.0.2.2"), SourcePort: 20000, Port: 22},
+		{Protocol: firewall.UDP, Source: netip.MustParseAddr("2001:db8::2"), Port: 4042},
+	} {
+		if d := left[want]; d > time.Hour || d < time.Hour-time.Minute {
+			t.Errorf("%v is listed with %v left, want an hour", want, d)
+		}
+	}
+	if len(left) != 2 {
+		t.Errorf("listed: %v", left)
+	}
+	doors := n.Run(t, "nft", "list", "set", "inet", "postern", "doors")
+	if !strings.Contains(doors, "udp . 9") {
+		t.Errorf("a door was forgotten: %s", doors)
+	}
+	// But for what the sets hold it is now the table of this version.
+	got := parts(t, n)
+	fresh := testkit.Netns(t)
+	if err := newFirewall(t, fresh, nft.Config{}).Install(t.Context(), exampleRules()); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range parts(t, fresh) {
+		if strings.Contains(part, "chain ") && !slices.Contains(got, part) {
+			t.Errorf("missing:\n%s", part)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/google/nftables/binaryutil"
@@ -12,14 +13,20 @@ import (
 	"github.com/postern-sdp/postern/firewall"
 )
 
-// side says which way a chain looks at packets: the peer is the source on input
-// and the destination on output.
-type side bool
+// side says which way a chain looks at packets: the peer is the source of those
+// that come in and the destination of the others.
+type side struct {
+	incoming bool
+	// published packets belong to a flow that DNAT sent on: the header's local
+	// port is that of the machine behind, the one asked for is in conntrack.
+	published bool
+}
 
-const (
-	input  side = true
-	output side = false
-)
+// The sides of the host itself, and of the ports that it publishes for others.
+func input() side    { return side{incoming: true} }
+func output() side   { return side{} }
+func arriving() side { return side{incoming: true, published: true} }
+func leaving() side  { return side{published: true} }
 
 // First registers of 4 bytes; keys of sets are put together from here on.
 const firstRegister = 8 // NFT_REG32_00
@@ -40,11 +47,11 @@ const (
 // peer is the offset of the peer's address.
 func (s side) peer(v6 bool) uint32 {
 	switch {
-	case v6 && s == input:
+	case v6 && s.incoming:
 		return ip6Source
 	case v6:
 		return ip6Destination
-	case s == input:
+	case s.incoming:
 		return ip4Source
 	}
 	return ip4Destination
@@ -52,13 +59,22 @@ func (s side) peer(v6 bool) uint32 {
 
 // peerPort and localPort are offsets in the transport header.
 func (s side) peerPort() uint32 {
-	if s == input {
+	if s.incoming {
 		return 0
 	}
 	return 2
 }
 
 func (s side) localPort() uint32 { return 2 - s.peerPort() }
+
+// loadLocalPort puts the port that the peer asked for into a register.
+func (s side) loadLocalPort(to uint32) expr.Any {
+	if s.published {
+		return &expr.Ct{Key: expr.CtKeyPROTODST, Register: to, Direction: original}
+	}
+	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseTransportHeader,
+		Offset: s.localPort(), Len: 2}
+}
 
 func equal(data ...byte) expr.Any {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data}
@@ -77,14 +93,20 @@ func family(v6 bool) []expr.Any {
 
 func protocol(number byte) []expr.Any { return meta(expr.MetaKeyL4PROTO, number) }
 
-// loopback is iifname "lo" or oifname "lo".
-func loopback(s side) []expr.Any {
-	name := make([]byte, 16) // IFNAMSIZ
-	copy(name, "lo")
-	if s == input {
-		return meta(expr.MetaKeyIIFNAME, name...)
+// interfaceSize is IFNAMSIZ: a whole name is compared with its final zeros.
+const interfaceSize = 16
+
+// device matches the interface on the peer's side; a name may end in "*".
+func device(s side, name string) []expr.Any {
+	key := expr.MetaKeyOIFNAME
+	if s.incoming {
+		key = expr.MetaKeyIIFNAME
 	}
-	return meta(expr.MetaKeyOIFNAME, name...)
+	beginning, isPrefix := strings.CutSuffix(name, "*")
+	if isPrefix {
+		return meta(key, []byte(beginning)...)
+	}
+	return meta(key, append([]byte(name), make([]byte, interfaceSize-len(name))...)...)
 }
 
 func load(base expr.PayloadBase, offset, length uint32) expr.Any {
@@ -140,6 +162,19 @@ func state(bits uint32) []expr.Any {
 	}
 }
 
+// dnat is IPS_DST_NAT: the flow's destination was translated.
+const dnat = 1 << 5
+
+// sentOn matches packets of flows that DNAT sent on, in both directions.
+func sentOn() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(dnat), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
 // Directions of a flow: original is the way of its first packet.
 const (
 	original = 0
@@ -173,12 +208,17 @@ func (l layout) in(s side) []expr.Any {
 	}
 	key = append(key, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: next})
 	next++
-	put(expr.PayloadBaseTransportHeader, s.localPort(), 2)
+	key = append(key, s.loadLocalPort(next))
 	return append(key, &expr.Lookup{SourceRegister: firstRegister, SetName: l.name, SetID: l.id})
 }
 
 func localPort(s side, p firewall.Port) []expr.Any {
-	return slices.Concat(protocol(byte(p.Protocol)), port(s.localPort(), p.Number))
+	return slices.Concat(protocol(byte(p.Protocol)), []expr.Any{
+		s.loadLocalPort(1), equal(binary.BigEndian.AppendUint16(nil, p.Number)...)})
 }
 
 func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
+
+func toChain(kind expr.VerdictKind, chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}
+}
