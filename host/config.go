@@ -63,7 +63,16 @@ func Defaults() Settings {
 		StatusSocket: DefaultSocket,
 		LogLevel:     "info",
 		Tunnel:       TunnelSettings{Listen: "[::]:4042", Capture: true},
-		Firewall:     FirewallSettings{Backend: BackendAuto, Table: DefaultTable},
+		Firewall: FirewallSettings{
+			Backend: BackendAuto, Table: DefaultTable, Inside: defaultInside(),
+		},
+	}
+}
+
+// defaultInside are the bridges that container engines and hypervisors make.
+func defaultInside() []string {
+	return []string{
+		"docker*", "br-*", "podman*", "cni*", "virbr*", "lxcbr*", "lxdbr*", "incusbr*",
 	}
 }
 
