@@ -220,7 +220,7 @@ func (c Config) Rules() (firewall.Rules, error) {
 		listen.Port() != 0 {
 		rules.OpenPorts = []firewall.Port{{Protocol: firewall.UDP, Number: listen.Port()}}
 	}
-	keep, err := config.KeepRules(c.Keep)
+	keep, err := config.KeepRules(c.Keep, time.Now())
 	if err != nil {
 		return firewall.Rules{}, err
 	}

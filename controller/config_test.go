@@ -44,7 +44,7 @@ func TestTheExampleShowsEveryKeyWithItsDefault(t *testing.T) {
 	if err != nil {
 		t.Fatalf("with the comments taken away: %v", err)
 	}
-	want.Keep = []config.Keep{{Source: "192.0.2.0/24", Ports: []string{"tcp/22"}}}
+	want.Keep = []config.Keep{{Source: "192.0.2.0/24", Interface: "eth1", Ports: []string{"tcp/22"}, Until: "2026-12-31"}}
 	want.Knock.Advertise, want.Knock.Interfaces, want.Control.Advertise = []string{}, []string{}, []string{}
 	if diff := cmp.Diff(all, want); diff != "" {
 		t.Errorf("a commented key is not its default (-got +want):\n%s", diff)

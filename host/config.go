@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/internal/config"
@@ -174,7 +175,7 @@ func (t TunnelSettings) advertise() []netip.AddrPort {
 // Rules returns what the host's firewall leaves open besides pinholes: the
 // administrator's keep rules and nothing else.
 func (s Settings) Rules() (firewall.Rules, error) {
-	keep, err := config.KeepRules(s.Keep)
+	keep, err := config.KeepRules(s.Keep, time.Now())
 	if err != nil {
 		return firewall.Rules{}, err
 	}

@@ -197,7 +197,7 @@ source = "nowhere"
 	for _, want := range []string{
 		`state: "relative"`, `log_level: "loud"`, `tunnel.listen: "4042"`, `tunnel.advertise: has 3`,
 		`tunnel.advertise: "a"`, `tunnel.advertise: "192.0.2.1:0"`, `tunnel.advertise: "0.0.0.0:1"`,
-		`tunnel.interfaces: `, `firewall.backend: "pf"`, `firewall.table: `, `keep: source "nowhere"`,
+		`tunnel.interfaces: `, `firewall.backend: "pf"`, `firewall.table: `, `keep: number 1: source "nowhere"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("not told: %s\nin:\n%v", want, err)

@@ -145,7 +145,13 @@ func printSettings(w io.Writer, s host.Settings) error {
 	line("inside", list(s.Firewall.Inside))
 	for _, k := range s.Keep {
 		b.WriteString("\n[[keep]]\n")
-		line("source", strconv.Quote(k.Source))
+		for _, v := range []struct{ key, value string }{
+			{"source", k.Source}, {"interface", k.Interface}, {"until", k.Until},
+		} {
+			if v.value != "" {
+				line(v.key, strconv.Quote(v.value))
+			}
+		}
 		line("ports", list(k.Ports))
 	}
 	_, err := io.WriteString(w, b.String())
