@@ -11,10 +11,10 @@ nfpm=v2.43.0
 names="postern postern-host postern-controller"
 
 # A package's version begins with a digit and has no '-'; an untagged one sorts
-# before every release.
+# before every release, and a candidate before its release.
 if [ -z "${PACKAGE_VERSION:-}" ]; then
 	case $VERSION in
-	v[0-9]*) PACKAGE_VERSION=$(echo "${VERSION#v}" | tr - .) ;;
+	v[0-9]*) PACKAGE_VERSION=$(echo "${VERSION#v}" | sed -e 's/-\(alpha\|beta\|rc\)/~\1/' -e 's/-/./g') ;;
 	*) PACKAGE_VERSION="0~git.$(echo "$VERSION" | tr - .)" ;;
 	esac
 fi
