@@ -55,6 +55,15 @@ func fill(f *os.File, data []byte, perm fs.FileMode) error {
 	return f.Sync()
 }
 
+// Give hands an open file that root made, such as a lock or a log, to the service
+// account whose folder it is in. For any other user, folder or file it does nothing.
+func Give(f *os.File) error {
+	if err := give(f, f.Name()); err != nil {
+		return fmt.Errorf("give %s to its service: %w", f.Name(), err)
+	}
+	return nil
+}
+
 // ReadPrivate reads a file that holds a secret. It returns [ErrNotPrivate] when
 // anyone but the owner may read or write it or when the owner is neither this
 // process's user nor root, nor, for root, the service account whose folder it is in, [ErrNotRegular] for a folder, pipe or device,

@@ -180,6 +180,43 @@ func TestRootWorksOnTheFolderOfAServiceAndOnNoOthers(t *testing.T) {
 	}
 }
 
+func TestGiveHandsOverWhatRootMadeAndNothingElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to give a file away")
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 998, 997); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		prepare  func(path string) error
+		uid, gid uint32
+	}{
+		"new":       {func(string) error { return nil }, 998, 997},
+		"another's": {func(path string) error { return os.Chown(path, 1234, 1234) }, 1234, 1234},
+		"linked":    {func(path string) error { return os.Link(path, path+"-too") }, 0, 0},
+	} {
+		path := filepath.Join(dir, name)
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err == nil {
+			err = c.prepare(path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // it may be done again
+			if err := atomicfile.Give(f); err != nil {
+				t.Error(err)
+			}
+		}
+		f.Close()
+		var stat syscall.Stat_t
+		if err := syscall.Stat(path, &stat); err != nil || stat.Uid != c.uid || stat.Gid != c.gid {
+			t.Errorf("%s belongs to %d:%d, %v", name, stat.Uid, stat.Gid, err)
+		}
+	}
+}
+
 func TestReadPrivateRefusesWhatIsNoFile(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := atomicfile.ReadPrivate(dir); !errors.Is(err, atomicfile.ErrNotRegular) {

@@ -35,12 +35,22 @@ func servant(path string) (uid, gid int, ok bool) {
 	return int(stat.Uid), int(stat.Gid), true
 }
 
-// give makes a new file that root wrote at path the service's whose folder it is.
+// give makes a file that root made at path the service's whose folder it is.
 func give(f *os.File, path string) error {
-	if uid, gid, ok := servant(path); ok {
-		return f.Chown(uid, gid)
+	uid, gid, ok := servant(path)
+	if !ok {
+		return nil
 	}
-	return nil
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	// A second name could be another file of root's that the service linked here.
+	if !ok || stat.Uid != 0 || !info.Mode().IsRegular() || stat.Nlink > 1 {
+		return nil
+	}
+	return f.Chown(uid, gid)
 }
 
 func checkPrivate(path string, info fs.FileInfo) error {
