@@ -108,7 +108,8 @@ func printReport(w io.Writer, r doctor.Report, colour bool) error {
 		width = max(width, len(f.Name))
 	}
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "%s  %-*s  %s\n", painted(fmt.Sprintf("%-4s", f.State), f.State, colour), width, f.Name, f.Found)
+		state := painted(fmt.Sprintf("%-4s", f.State), f.State, colour)
+		fmt.Fprintf(&b, "%s  %-*s  %s\n", state, width, f.Name, f.Found)
 		if f.Do != "" {
 			fmt.Fprintf(&b, "%*s  -> %s\n", 4+2+width, "", f.Do)
 		}
@@ -119,7 +120,8 @@ func printReport(w io.Writer, r doctor.Report, colour bool) error {
 			return err
 		}
 	}
-	fmt.Fprintf(&b, "\nchecks %d, warnings %d, failures %d: %s\n", len(r.Findings), r.Warnings, r.Failures, r.Stranger)
+	fmt.Fprintf(&b, "\nchecks %d, warnings %d, failures %d: %s\n",
+		len(r.Findings), r.Warnings, r.Failures, r.Stranger)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -41,7 +41,7 @@ func (t *table) addChain(line string) {
 		if t.name == "nat" {
 			c.kind = "nat"
 		}
-		c.priority = map[string]int{"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}[t.name]
+		c.priority = map[string]int{"raw": -300, "mangle": -150, "nat": -100, "security": 50}[t.name]
 	}
 	t.chains[c.name] = c
 }

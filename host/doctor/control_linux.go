@@ -26,11 +26,13 @@ func identity(e *examination) Finding {
 	const name = "identity"
 	switch {
 	case errors.Is(e.identityErr, control.ErrNotEnrolled):
-		return Finding{name, Fail, oneLine(e.identityErr), "postern-host enroll @FILE, with a token from the controller"}
+		return Finding{name, Fail, oneLine(e.identityErr),
+			"postern-host enroll @FILE, with a token from the controller"}
 	case e.identityErr != nil:
 		return Finding{name, Fail, oneLine(e.identityErr), ""}
 	case e.identity.Role != control.RoleHost:
-		return Finding{name, Fail, fmt.Sprintf("it is that of a %s", e.identity.Role), "enrol this host in a folder of its own"}
+		return Finding{name, Fail, fmt.Sprintf("it is that of a %s", e.identity.Role),
+			"enrol this host in a folder of its own"}
 	}
 	return Finding{name, OK, fmt.Sprintf("%s (%s) of %s", e.identity.Name, e.identity.ID,
 		e.identity.Controller.Name), ""}
@@ -121,8 +123,9 @@ func controller(e *examination) Finding {
 		return Finding{name, Fail, "reached, and it says no: " + oneLine(e.dialErr),
 			"ask the controller's administrator: was this host removed?"}
 	case errors.Is(e.dialErr, control.ErrNoAnswer):
-		return Finding{name, Fail, "silence: it answers no knock that it does not like, and none that does not arrive",
-			"look at the clock, the controller's address, UDP on the way out, and whether this host is still enrolled"}
+		return Finding{name, Fail, "silence: it answers no knock that it does not like, and none that does not " +
+			"arrive", "look at the clock, the controller's address, UDP on the way out, and whether this host " +
+			"is still enrolled"}
 	case errors.Is(e.dialErr, control.ErrNoControl):
 		return Finding{name, Fail, oneLine(e.dialErr), "let UDP to its control port out"}
 	}
