@@ -144,6 +144,10 @@ func (p packet) connection(match, invert, states uint16) Level {
 		}
 		match &^= uint16(xt.ConntrackState | xt.ConntrackStateAlias)
 	}
+	if match&uint16(xt.ConntrackDirection) != 0 {
+		level = min(level, yes((invert&uint16(xt.ConntrackDirection) != 0) == p.answer))
+		match &^= uint16(xt.ConntrackDirection)
+	}
 	if match != 0 {
 		level = min(level, Maybe)
 	}

@@ -191,8 +191,11 @@ func (o option) plain(p packet) Level {
 		return yes(local && o.value == "LOCAL" || !local && o.value == "UNICAST")
 	case "--tcp-flags", "--syn":
 		return yes(!p.answer && (o.name == "--syn" || slices.Equal(o.extra, []string{"SYN"})))
-	case "--comment":
-		return Always
+	case "--ctdir":
+		return yes((o.value == "REPLY") == p.answer)
+	}
+	if strings.HasPrefix(o.name, "--ct") {
+		return Maybe
 	}
 	return Always // an extension's own option: its -m has told what depends on it
 }

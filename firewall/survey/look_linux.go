@@ -36,9 +36,11 @@ func (m *Machine) isOurs(chain string) bool { return strings.HasPrefix(chain, m.
 // addTable takes a table that was read into the books.
 func (m *Machine) addTable(t *table) {
 	var names []string
+	mixed := false
 	for name, c := range t.chains {
 		if m.isOurs(name) && t.variant != NFTables {
 			m.addOurs(t.variant)
+			mixed = true
 			continue
 		}
 		if len(c.rules) > 0 || c.drops {
@@ -47,6 +49,9 @@ func (m *Machine) addTable(t *table) {
 	}
 	t.owner = ownerOf(t.name, names)
 	m.tables = append(m.tables, t)
+	if mixed {
+		m.own = append(m.own, t)
+	}
 	if len(names) > 0 {
 		m.Owners = append(m.Owners, ownersIn(t.name, names)...)
 		slices.Sort(m.Owners)

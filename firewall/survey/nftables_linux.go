@@ -57,9 +57,12 @@ func (m *Machine) readNFTables(name string) error {
 			for _, c := range byTable[t] {
 				m.OursForward = m.OursForward || baseChain(c).hook == "forward"
 			}
+			if !dormant[t] {
+				m.own = append(m.own, m.readTable(conn, t, family, byTable[t], true))
+			}
 		case dormant[t]:
 		default:
-			m.readTable(conn, t, family, byTable[t])
+			m.addTable(m.readTable(conn, t, family, byTable[t], false))
 		}
 	}
 	return nil
@@ -88,7 +91,7 @@ func families() map[nftables.TableFamily]string {
 
 // readTable reads one table. What cannot be read is told, and the rest goes on.
 func (m *Machine) readTable(conn *nftables.Conn, nt nftables.Table, family string,
-	chains []*nftables.Chain) {
+	chains []*nftables.Chain, own bool) *table {
 	t := &table{variant: NFTables, family: family, name: nt.Name, chains: map[string]*chain{}}
 	if ofIPTables(nt.Name, chains) {
 		t.variant = IPTablesNFT
@@ -96,15 +99,19 @@ func (m *Machine) readTable(conn *nftables.Conn, nt nftables.Table, family strin
 	unread := func(what string, err error) {
 		m.Unread = append(m.Unread, fmt.Sprintf("table %s %s: %s: %v", family, nt.Name, what, err))
 	}
-	sets, err := readSets(conn, &nt)
+	sets, err := readSets(conn, &nt, own)
 	if err != nil {
 		unread("sets", err)
 	}
 	for _, c := range chains {
 		read := baseChain(c)
 		rules, err := conn.GetRules(&nt, c)
-		if err != nil {
+		switch {
+		case err != nil && own: // nobody shall be told that it guards
+			read.rules = []rule{opaque{branch{level: Always, act: accept}}}
+		case err != nil:
 			unread("chain "+c.Name, err)
+			read.rules = []rule{opaque{branch{level: Maybe, act: drop}}}
 		}
 		for _, r := range rules {
 			read.rules = append(read.rules, nftRule{
@@ -113,7 +120,7 @@ func (m *Machine) readTable(conn *nftables.Conn, nt nftables.Table, family strin
 		}
 		t.chains[c.Name] = read
 	}
-	m.addTable(t)
+	return t
 }
 
 // ofIPTables reports whether iptables-nft made the table: its names are fixed and
@@ -152,9 +159,9 @@ func baseChain(c *nftables.Chain) *chain {
 	return read
 }
 
-// readSets reads the table's sets and, but for plain sets of addresses, of which
-// there may be a great many, their elements.
-func readSets(conn *nftables.Conn, t *nftables.Table) (map[string]*set, error) {
+// readSets reads the table's sets and, but for plain sets of addresses and own sets of
+// pinholes, of which there may be a great many, their elements.
+func readSets(conn *nftables.Conn, t *nftables.Table, own bool) (map[string]*set, error) {
 	all, err := conn.GetSets(t)
 	if err != nil {
 		return nil, fmt.Errorf("list sets: %w", err)
@@ -164,7 +171,8 @@ func readSets(conn *nftables.Conn, t *nftables.Table) (map[string]*set, error) {
 		s.Table = t
 		read := &set{keySize: int(s.KeyType.Bytes), interval: s.Interval, err: errSkipped}
 		addresses := s.KeyType.Name == nftables.TypeIPAddr.Name || s.KeyType.Name == nftables.TypeIP6Addr.Name
-		if s.IsMap || !addresses {
+		pinholes := own && s.Concatenation && s.HasTimeout
+		if s.IsMap || !addresses && !pinholes {
 			read.elements, read.err = conn.GetSetElements(s)
 		}
 		if len(read.elements) > 0 {

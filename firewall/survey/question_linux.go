@@ -24,6 +24,44 @@ func (m *Machine) Filtered(v Variant, p Probe) (Obstacle, bool) {
 	return all[0], true
 }
 
+// Guards tells for which packets of the probe's Postern's own rules in the kernel shut a
+// stranger out: [Always], but for pinholes and keep rules, which single out sources; less
+// where they let everybody in, or the time of their trial is over.
+func (m *Machine) Guards(p Probe) Level {
+	guards := Always
+	for _, family := range []int{4, 6} {
+		stops := Never
+		for _, t := range m.own {
+			for _, c := range t.sorted() {
+				if t.covers(family) && c.hook == "input" {
+					stops = max(stops, m.guards(p, t, c, family))
+				}
+			}
+		}
+		guards = min(guards, stops)
+	}
+	return guards
+}
+
+// guards walks one base chain on each interface; the most open one counts.
+func (m *Machine) guards(p Probe, t *table, c *chain, family int) Level {
+	level := Always
+	for _, device := range m.interfaces {
+		w := walk{table: t, ours: func(string) bool { return false }, packet: packet{
+			family: family, protocol: p.Protocol, port: p.Port, device: device.name,
+			index: device.index, own: device.own4,
+		}}
+		if family == 6 {
+			w.packet.own = device.own6
+		}
+		if w.base(c); t.variant != NFTables && !m.isOurs(w.chainName) {
+			w.worst = Never // somebody else's doing
+		}
+		level = min(level, w.worst)
+	}
+	return level
+}
+
 func (m *Machine) ask(p Probe, wanted func(*table, *chain) bool) []Obstacle {
 	var all []Obstacle
 	for _, t := range m.tables {

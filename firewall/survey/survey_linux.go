@@ -59,6 +59,7 @@ type Machine struct {
 
 	ourPrefix  string
 	tables     []*table
+	own        []*table // with Postern's own chains
 	interfaces []networkInterface
 }
 

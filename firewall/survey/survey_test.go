@@ -181,6 +181,12 @@ func ruleSets() []ruleSet {
 		{name: "multicast only", nft: `table inet own { chain in { type filter hook input priority 0;
 			ip daddr 224.0.0.0/4 drop; ip6 daddr ff00::/8 udp dport 4042 drop; meta l4proto udp pkttype multicast drop } }`,
 			save: "*filter\n:INPUT ACCEPT\n-A INPUT -p udp -m addrtype --dst-type MULTICAST -j DROP\nCOMMIT\n"},
+		{name: "by direction", nft: `table inet own { chain in { type filter hook input priority 0;
+			meta l4proto udp ct direction reply drop } }`,
+			save: "*filter\n:INPUT ACCEPT\n-A INPUT -p udp -m conntrack --ctdir REPLY -j DROP\nCOMMIT\n"},
+		{name: "by the other direction", nft: `table inet own { chain in { type filter hook input priority 0;
+			meta l4proto udp ct direction original drop } }`,
+			save: "*filter\n:INPUT ACCEPT\n-A INPUT -p udp -m conntrack --ctdir ORIGINAL -j DROP\nCOMMIT\n"},
 		{name: "the way back", nft: `table inet own { chain out { type filter hook output priority 0;
 			udp sport 4042 drop } }`,
 			save: "*filter\n:OUTPUT ACCEPT\n-A OUTPUT -p udp -m udp --sport 4042 -j DROP\nCOMMIT\n"},
@@ -254,6 +260,23 @@ COMMIT
 	all := m.Obstacles(survey.Probe{Protocol: "tcp", Port: 22})
 	if len(all) != 1 || all[0].Level != survey.Rarely || all[0].Chain.Owner != survey.Fail2ban {
 		t.Errorf("obstacles to tcp/22: %+v", all)
+	}
+}
+
+func TestAChainThatCannotBeReadMightDrop(t *testing.T) {
+	n := testkit.Netns(t)
+	feed(t, n, `table inet own { chain in { type filter hook input priority 0;
+		meta l4proto udp ct original proto-dst 4042 drop } }`, "nft", "-f", "-")
+	var m *survey.Machine
+	n.Do(t, func() {
+		var err error
+		if m, err = survey.Look(t.Context(), survey.Config{Name: "postern"}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	all := m.Obstacles(survey.Probe{Protocol: "udp", Port: port})
+	if len(all) == 0 || all[0].Level < survey.Maybe {
+		t.Errorf("obstacles: %+v; unread: %q", all, m.Unread)
 	}
 }
 

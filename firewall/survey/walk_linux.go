@@ -36,6 +36,12 @@ type rule interface {
 	judge(p packet) []branch
 }
 
+// opaque stands for the rules of a chain that cannot be read.
+type opaque struct{ outcome branch }
+
+// judge implements [rule].
+func (o opaque) judge(packet) []branch { return []branch{o.outcome} }
+
 // branch is one possible outcome of a rule.
 type branch struct {
 	level Level
@@ -89,19 +95,21 @@ type walk struct {
 	worst Level // at which the packet is stopped
 	does  act
 	where string
+
+	chainName string // in which it is stopped
 }
 
-// stop notes that the packet is stopped; the surest cause is kept.
-func (w *walk) stop(level Level, a act, where string) {
+// stop notes that the packet is stopped in a chain; the surest cause is kept.
+func (w *walk) stop(level Level, a act, chain, where string) {
 	if level > w.worst {
-		w.worst, w.does, w.where = level, a, where
+		w.worst, w.does, w.chainName, w.where = level, a, chain, where+" of "+chain
 	}
 }
 
 // base walks a base chain.
 func (w *walk) base(c *chain) {
 	if left := w.chain(c, Always, 0); c.drops {
-		w.stop(left, drop, "policy of "+c.name)
+		w.stop(left, drop, c.name, "policy")
 	}
 }
 
@@ -125,7 +133,7 @@ func (w *walk) chain(c *chain, level Level, depth int) (left Level) {
 				continue
 			case accept:
 			case drop, reject, elsewhere:
-				w.stop(at, b.act, fmt.Sprintf("rule %d of %s", i+1, c.name))
+				w.stop(at, b.act, c.name, fmt.Sprintf("rule %d", i+1))
 			case leave:
 				left = max(left, at)
 			case jump:

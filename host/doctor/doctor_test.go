@@ -215,6 +215,23 @@ func TestATableThatIsSwitchedOffProtectsNobody(t *testing.T) {
 	}
 }
 
+func TestATrialThatIsOverProtectsNobody(t *testing.T) {
+	p := newPatient(t)
+	fw, err := nft.New(nft.Config{Table: p.settings.Firewall.Table, NetNS: p.host.FD()})
+	must(t, err)
+	defer fw.Close()
+	must(t, fw.Install(t.Context(), firewall.Rules{Trial: time.Second}))
+	if r := p.examine(t); r.Doors[0].Sees == Dark && finding(t, r, "firewall").State != OK {
+		t.Errorf("during the trial: %+v", r)
+	}
+	testkit.Eventually(t, 10*time.Second, "the kernel ends the trial", func() bool { return p.reaches(t) })
+	r := p.examine(t)
+	if r.Doors[0].Sees != Visible || finding(t, r, "firewall").State != Fail ||
+		!strings.Contains(r.Stranger, "a stranger sees 1 port") {
+		t.Errorf("after the trial: %+v", r)
+	}
+}
+
 func TestTheTunnelsPortIsFreeOrOurs(t *testing.T) {
 	p := newPatient(t)
 	if f := finding(t, p.examine(t), "tunnel port"); f.State != OK {

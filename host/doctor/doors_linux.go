@@ -76,9 +76,12 @@ func (e *examination) sight(d Door, families []int) (Sight, string) {
 	return sees, why
 }
 
-// protectedSight is what our rules say. They are the configured ones: what the
-// kernel holds may be older.
+// protectedSight is what our rules say: those in the kernel whether everybody gets in,
+// the configured ones who does.
 func (e *examination) protectedSight(d Door) (Sight, string) {
+	if e.machine.Guards(survey.Probe{Protocol: d.Protocol, Port: d.Port}) < survey.Always {
+		return Visible, "our rules in the kernel let everybody in there"
+	}
 	rules, err := e.Settings.Rules()
 	if err != nil {
 		return Unsure, oneLine(err)
@@ -87,9 +90,6 @@ func (e *examination) protectedSight(d Door) (Sight, string) {
 	for _, k := range rules.Keep {
 		if !covers(k, d) {
 			continue
-		}
-		if k.Source.IsValid() && k.Source.Bits() == 0 && k.Interface == "" {
-			return Visible, "keep " + k.String()
 		}
 		k.Ports = nil
 		who = append(who, k.String())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/firewall/choose"
+	"github.com/postern-sdp/postern/firewall/survey"
 	"github.com/postern-sdp/postern/host"
 )
 
@@ -76,6 +77,9 @@ func table(e *examination) Finding {
 	case e.machine.OursDormant:
 		return Finding{name, Fail, "the table is there and switched off (dormant)",
 			"nft add table inet " + e.Settings.Firewall.Table + " '{ flags ; }', and ask who did that"}
+	case e.installed && e.machine.Guards(survey.Probe{Protocol: "tcp"}) < survey.Always:
+		return Finding{name, Fail, "our rules are there and let everybody in: the trial is over, or a keep rule is for the world",
+			"confirm the protection, or make the keep rules narrower"}
 	case len(e.choice.Leaves) > 0:
 		return Finding{name, Warn, fmt.Sprintf("%s is ordered, %s is still there", e.choice.Variant,
 			e.choice.Leaves[0]), "postern-host serve replaces it"}
