@@ -14,6 +14,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"github.com/postern-sdp/postern/internal/lossy"
 	"github.com/postern-sdp/postern/spa"
 )
 
@@ -164,7 +165,7 @@ func (d *dialer) attempt(ctx context.Context, address netip.AddrPort) (*link, er
 	if err != nil {
 		return nil, fmt.Errorf("open control connection: %w", err)
 	}
-	l := &link{socket: socket, transport: &quic.Transport{Conn: socket}}
+	l := &link{socket: socket, transport: &quic.Transport{Conn: lossy.Conn{UDPConn: socket}}}
 	l.conn, err = d.handshake(ctx, l.transport, net.UDPAddrFromAddrPort(address))
 	if err != nil {
 		l.close(0, "")

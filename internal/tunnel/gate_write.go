@@ -1,10 +1,11 @@
 package tunnel
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"syscall"
+
+	"github.com/postern-sdp/postern/internal/lossy"
 )
 
 // WriteTo implements [net.PacketConn].
@@ -29,7 +30,7 @@ func (g *Gate) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err e
 		g.watch.sending(g, p, b, oob)
 	}
 	n, oobn, err = g.udp.WriteMsgUDP(b, oob, addr)
-	if err == nil || !isLoss(err) {
+	if err == nil || !lossy.Is(err) {
 		return n, oobn, err
 	}
 	g.counts.lost.Add(1)
@@ -59,15 +60,4 @@ func (g *Gate) send(b []byte, to netip.AddrPort) {
 	if _, err := g.udp.WriteToUDPAddrPort(b, to); err != nil {
 		g.counts.lost.Add(1)
 	}
-}
-
-// isLoss reports whether err says that this datagram cannot be sent now, and
-// nothing about the next one.
-func isLoss(err error) bool {
-	for _, e := range lossErrors() {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }

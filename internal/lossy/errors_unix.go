@@ -1,6 +1,6 @@
 //go:build unix
 
-package tunnel
+package lossy
 
 import "syscall"
 

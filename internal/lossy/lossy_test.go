@@ -1,0 +1,40 @@
+//go:build unix
+
+package lossy
+
+import (
+	"fmt"
+	"net"
+	"syscall"
+	"testing"
+)
+
+func TestWhatPassesIsLoss(t *testing.T) {
+	for _, e := range lossErrors() {
+		if !Is(fmt.Errorf("write: %w", e)) {
+			t.Errorf("%v is not taken for loss", e)
+		}
+	}
+	// QUIC needs to know these: it finds the path's size and drops offloading by them.
+	for _, e := range []syscall.Errno{syscall.EMSGSIZE, syscall.EIO, syscall.EBADF} {
+		if Is(e) {
+			t.Errorf("%v is taken for loss", e)
+		}
+	}
+}
+
+func TestTheSocketTellsWhatIsNoLoss(t *testing.T) {
+	socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	c := Conn{socket}
+	to := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9}
+	if _, _, err := c.WriteMsgUDP(make([]byte, 70_000), nil, to); err == nil {
+		t.Error("a datagram that is too long was taken")
+	}
+	if n, _, err := c.WriteMsgUDP([]byte("x"), nil, to); n != 1 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+}
