@@ -23,6 +23,7 @@ import (
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/firewall/nft"
+	"github.com/postern-sdp/postern/host/protect"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/testkit"
 	"github.com/postern-sdp/postern/internal/tunnel"
@@ -42,7 +43,8 @@ const (
 	hostAddress = "192.0.2.2"
 	clientOne   = "192.0.2.3"
 	clientTwo   = "192.0.2.4"
-	agentEnv    = "POSTERN_TEST_AGENT" // JSON of Settings: be an agent
+	agentEnv    = "POSTERN_TEST_AGENT"   // JSON of Settings: be an agent
+	decidedEnv  = "POSTERN_TEST_DECIDED" // an agent that does what is decided about the protection
 )
 
 func TestMain(m *testing.M) {
@@ -69,7 +71,11 @@ func beAgent(text string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	return Run(ctx, Config{Settings: s, Firewall: fw, Log: log, Version: "test"})
+	cfg := Config{Settings: s, Firewall: fw, Log: log, Version: "test"}
+	if os.Getenv(decidedEnv) != "" {
+		cfg.Protection = &protect.Store{Folder: s.State}
+	}
+	return Run(ctx, cfg)
 }
 
 // lab is the namespaces with a controller, and an agent that tests start.

@@ -1,39 +1,21 @@
 package host
 
 import (
-	"bytes"
-	"fmt"
-	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/postern-sdp/postern/internal/bootclock"
 )
 
 // clock counts from the machine's boot. Deadlines are kept on it, so that nobody
 // who sets the wall clock shortens or extends a session.
 type clock func() time.Duration
 
-// bootClock is CLOCK_BOOTTIME. Go's own monotonic clock stands still while the
+// bootClock is the machine's. Go's own monotonic clock stands still while the
 // machine is suspended, and a session would outlive its deadline by that time.
 // (The kernel's set timeouts stand still as well; the owner, which looks at least
 // once a second, takes those pinholes away after waking up.)
-func bootClock() time.Duration {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic("host: the kernel has no CLOCK_BOOTTIME: " + err.Error())
-	}
-	return time.Duration(t.Nano())
-}
-
-// bootID names the machine's running boot: readings of bootClock compare within one.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read the machine's boot id: %w", err)
-	}
-	return string(bytes.TrimSpace(b)), nil
-}
+func bootClock() time.Duration { return bootclock.Now() }
 
 // wallClock is the time that host knocks are judged by: the controller's, as its
 // last Sync told it, carried on by the boot clock. Clients seal their host knocks

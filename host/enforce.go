@@ -84,14 +84,6 @@ func (b *sessions) transact(ctx context.Context, change firewall.Change) error {
 	return b.fw.Apply(ctx, change)
 }
 
-func (b *sessions) reinstall(ctx context.Context) error {
-	b.log.Error("the firewall's table was gone, installing it again")
-	if err := b.fw.Install(ctx, b.rules); err != nil {
-		return err
-	}
-	return b.transact(ctx, firewall.Change{Open: b.holes.all(b.now())})
-}
-
 // reconcile compares the kernel's list with the books. Before the controller's
 // first Sync it only watches that the table is there: what the books do not know
 // may belong to a session that the state file missed.

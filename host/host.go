@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/host/protect"
+	"github.com/postern-sdp/postern/internal/bootclock"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/internal/tunnel"
@@ -34,8 +36,10 @@ type Config struct {
 	Settings
 	Firewall firewall.Firewall // nil when Settings say that there is none
 	Backend  string            // that Firewall is of, when Settings leave it open; for status
-	Log      *slog.Logger
-	Version  string // told to the controller and by status
+	// Protection has the decision whether the rules are in force. Nil: they are.
+	Protection *protect.Store
+	Log        *slog.Logger
+	Version    string // told to the controller and by status
 	// Ready, if set, is called once when the table stands and the sockets are open.
 	// It must not block.
 	Ready func(*Running)
@@ -68,7 +72,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	a := &agent{Config: c, started: time.Now()}
 	if a.Firewall == nil {
-		a.Firewall = noFirewall{}
+		a.Firewall, a.Protection = noFirewall{}, nil
 	}
 	defer a.close()
 	if err := a.open(); err != nil {
@@ -96,7 +100,7 @@ func (a *agent) open() error {
 	if a.identity.Role != control.RoleHost {
 		return fmt.Errorf("%w: %s holds that of a %s", control.ErrRole, a.State, a.identity.Role)
 	}
-	if a.boot, err = bootID(); err != nil {
+	if a.boot, err = bootclock.ID(); err != nil {
 		return err
 	}
 	if a.asked, err = listenStatus(a.StatusSocket); err != nil {
@@ -147,7 +151,7 @@ func (a *agent) assemble() error {
 		return err
 	}
 	a.sessions = newSessions(&sessions{
-		fw: a.Firewall, rules: rules, gate: a.gate, hints: a.knocks.table, now: bootClock,
+		fw: a.Firewall, protection: a.Protection, rules: rules, ruled: bootClock(), gate: a.gate, hints: a.knocks.table, now: bootClock,
 		port: a.gate.Addr().Port(), log: a.Log,
 		onEnd:    func(e control.Ended) { a.link.tell(control.FromHost{Ended: &e}) },
 		onChange: func() { a.state.changed() },
@@ -176,12 +180,9 @@ func (a *agent) install(ctx context.Context) error {
 	if _, none := a.Firewall.(noFirewall); none {
 		a.Log.Warn("no firewall: layer 1 is missing, as the settings say")
 	}
-	if err := a.Firewall.Install(ctx, a.sessions.rules); err != nil {
-		return fmt.Errorf("install firewall: %w", err)
-	}
-	kernel, err := a.Firewall.List(ctx)
+	kernel, err := a.sessions.install(ctx)
 	if err != nil {
-		return fmt.Errorf("list pinholes: %w", err)
+		return err
 	}
 	if left.AtBoot.IsZero() {
 		return nil // this boot has seen no Sync, so there are no sessions either
@@ -267,8 +268,13 @@ func (a *agent) status() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
+	state := protect.On
+	if err := a.sessions.do(func(context.Context) { state = a.sessions.state }); err != nil {
+		return Status{}, err
+	}
 	s := Status{
-		Version: a.Version, Name: a.identity.Name, Host: a.identity.ID, Started: a.started,
+		Protection: string(state),
+		Version:    a.Version, Name: a.identity.Name, Host: a.identity.ID, Started: a.started,
 		Link: a.link.current(), Firewall: cmp.Or(a.Backend, a.Settings.Firewall.Backend),
 		CertificateExpires: a.identity.Leaf().NotAfter, Sessions: live, Pinholes: pinholes,
 		HostKnocks: a.knocks.counters(), Capture: a.captured != nil,

@@ -130,12 +130,14 @@ func (b *sessions) setRules(ctx context.Context, rules firewall.Rules) error {
 	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
 	defer cancel()
 	_, err := b.fw.List(ctx)
+	before, ruled := b.rules, b.ruled
+	b.rules, b.ruled = rules, b.now()
 	if err == nil {
-		err = b.fw.Install(ctx, rules)
+		_, err = b.decided(ctx)
 	}
 	if err != nil && !errors.Is(err, firewall.ErrNotInstalled) {
+		b.rules, b.ruled = before, ruled
 		return fmt.Errorf("install firewall: %w", err)
 	}
-	b.rules = rules
 	return nil
 }

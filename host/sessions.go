@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/host/protect"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/internal/tunnel"
@@ -45,10 +46,13 @@ type tunnels interface {
 
 // sessions is all live sessions and the pinholes they hold.
 type sessions struct {
-	fw    firewall.Firewall
-	rules firewall.Rules
-	gate  gate
-	hints hints
+	fw firewall.Firewall
+	// protection has the decision whether rules are in force; nil: they are.
+	protection *protect.Store
+	rules      firewall.Rules
+	ruled      time.Duration // when rules were read, on the boot clock
+	gate       gate
+	hints      hints
 	// tunnels is set before run.
 	tunnels tunnels
 	now     clock
@@ -67,8 +71,10 @@ type sessions struct {
 	// Only the owner goroutine uses these.
 	holes  *pinholes
 	timers deadlines
-	stale  bool // the kernel may differ from the books
-	synced bool // the controller has told which sessions there are
+	stale  bool          // the kernel may differ from the books
+	state  protect.State // that the table was last brought to
+	since  time.Time     // of the decision that it was brought to
+	synced bool          // the controller has told which sessions there are
 
 	mu    sync.Mutex // guards what follows
 	live  map[key.ID]*session
@@ -108,6 +114,8 @@ func (b *sessions) run(ctx context.Context) error {
 	defer close(b.stopped)
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
+	decisions := time.NewTicker(decisionsEvery)
+	defer decisions.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	stop := ctx.Done()
@@ -123,6 +131,11 @@ func (b *sessions) run(ctx context.Context) error {
 			b.narrow(ctx)
 		case <-tick.C:
 			b.reconcile(ctx)
+		case <-decisions.C:
+			b.followDecision(ctx)
+			if b.stale { // this wakes the owner too often for its timer to run out
+				b.reconcile(ctx)
+			}
 		case <-timer.C:
 			if b.stale {
 				b.reconcile(ctx)

@@ -28,12 +28,13 @@ const (
 
 // Status is what a running agent tells about itself. It has no secrets.
 type Status struct {
-	Version  string     `json:"version"`
-	Name     string     `json:"name"`
-	Host     key.ID     `json:"host"`
-	Started  time.Time  `json:"started"`
-	Link     LinkStatus `json:"link"`
-	Firewall string     `json:"firewall"` // nftables, iptables or none
+	Version    string     `json:"version"`
+	Name       string     `json:"name"`
+	Host       key.ID     `json:"host"`
+	Started    time.Time  `json:"started"`
+	Link       LinkStatus `json:"link"`
+	Protection string     `json:"protection"` // on, trial or off
+	Firewall   string     `json:"firewall"`   // nftables, iptables or none
 	// CertificateExpires is when the present certificate ends.
 	CertificateExpires time.Time         `json:"certificate_expires"`
 	Sessions           []SessionStatus   `json:"sessions"`

@@ -9,6 +9,7 @@ import (
 	"github.com/postern-sdp/postern/firewall/choose"
 	"github.com/postern-sdp/postern/firewall/survey"
 	"github.com/postern-sdp/postern/host"
+	"github.com/postern-sdp/postern/host/protect"
 	"github.com/postern-sdp/postern/internal/logkeys"
 )
 
@@ -16,8 +17,12 @@ import (
 // choice and what would stand in its way, and touches nothing. It is nil for "none".
 func openFirewall(ctx context.Context, s host.Settings, log *slog.Logger) (firewall.Firewall,
 	choose.Choice, error) {
+	record, _, err := protect.Store{Folder: s.State}.Read()
+	if err != nil {
+		return nil, choose.Choice{}, err
+	}
 	fw, choice, err := choose.Open(ctx, choose.Config{
-		Backend: s.Firewall.Backend, Name: s.Firewall.Table,
+		Backend: s.Firewall.Backend, Name: s.Firewall.Table, Last: survey.Variant(record.Backend),
 	})
 	if err != nil || fw == nil {
 		return nil, choice, err

@@ -15,6 +15,7 @@ import (
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/host"
 	"github.com/postern-sdp/postern/host/doctor"
+	"github.com/postern-sdp/postern/host/protect"
 )
 
 func (p program) doctor() *cli.Command {
@@ -49,6 +50,10 @@ alone leave it 0.
 			cfg := doctor.Config{Port: port}
 			if cfg.Settings, cfg.Fault = settings(c); cfg.Fault != nil {
 				cfg.Settings = host.Defaults()
+			}
+			cfg.Protection = func() (string, error) {
+				record, clock, err := protect.Store{Folder: cfg.Settings.State}.Read()
+				return string(record.At(clock)), err
 			}
 			return p.printReport(doctor.Examine(c.Context, cfg), c.Bool("json"))
 		},

@@ -67,7 +67,8 @@ func (p program) run(ctx context.Context, args []string) error {
 		EnableBashCompletion: true,
 		ExitErrHandler:       func(*cli.Context, error) {}, // report does it
 		Commands: []*cli.Command{
-			p.enroll(), p.serve(), p.status(), p.doctor(), p.version(), p.completion(),
+			p.enroll(), p.protect(), p.confirm(), p.unprotect(), p.serve(), p.status(), p.doctor(), p.firewall(),
+			p.version(), p.completion(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -87,11 +88,12 @@ const description = `A protected machine answers nobody. This agent dials out to
 opens one UDP port to one client, for one service, for as long as the
 controller's order says; the kernel shuts it by itself.
 
-Three steps on a new machine:
+Four steps on a new machine:
 
    $ postern-host enroll @/root/join-token
-   $ postern-host serve --check
    $ postern-host serve
+   $ postern-host protect
+   $ postern-host confirm
 
 Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 a
 capability is missing, 4 not enrolled, 5 no agent is running.`

@@ -15,6 +15,7 @@ import (
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/host"
+	"github.com/postern-sdp/postern/host/protect"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/daemon"
 	"github.com/postern-sdp/postern/internal/version"
@@ -111,6 +112,7 @@ func (p program) serveWith(c *cli.Context, s host.Settings) error {
 	if fw != nil {
 		defer fw.Close()
 		cfg.Firewall = fw
+		cfg.Protection = &protect.Store{Folder: s.State}
 	}
 	cfg.Backend = string(choice.Variant)
 	err = a.run(c.Context, func(ctx context.Context) error { return host.Run(ctx, cfg) })

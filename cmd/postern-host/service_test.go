@@ -23,6 +23,7 @@ import (
 
 	"github.com/postern-sdp/postern/firewall/nft"
 	"github.com/postern-sdp/postern/host"
+	"github.com/postern-sdp/postern/host/protect"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/control/controltest"
 	"github.com/postern-sdp/postern/internal/testkit"
@@ -110,6 +111,13 @@ func (s *service) enrol() {
 	_, err := control.Join(s.t.Context(), control.JoinConfig{
 		Token: c.Token(control.RoleHost), Role: control.RoleHost, Folder: s.state, Name: "web1",
 	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	err = protect.Store{Folder: s.state}.Change(func(r *protect.Record, _ protect.Clock) error {
+		r.State = protect.On // as `postern-host protect` and `confirm` leave it
+		return nil
+	}, func(protect.Record, protect.Clock) error { return nil })
 	if err != nil {
 		s.t.Fatal(err)
 	}

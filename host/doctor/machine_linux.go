@@ -110,7 +110,7 @@ func protection(e *examination) Finding {
 	case e.machineErr != nil:
 		return Finding{name, Skip, "cannot be told", "run it as root"}
 	}
-	return Finding{name, Warn, "off: strangers see what listens here", "put it in place as the next check says"}
+	return Finding{name, Warn, "off: strangers see what listens here", "postern-host protect"}
 }
 
 func capture(e *examination) Finding {

@@ -7,6 +7,7 @@ package logkeys
 // The keys, with the type of their value.
 const (
 	Error   = "error"   // error: what went wrong
+	State   = "state"   // of the protection
 	Reason  = "reason"  // string: why something was refused or ended
 	Code    = "code"    // string: the code of a denial
 	Version = "version" // string: version of a program

@@ -62,6 +62,9 @@ func (l *Lab) StartSystem(ctx context.Context) error {
 	if err := l.enrolHost(ctx); err != nil {
 		return fmt.Errorf("enrol the host: %w", err)
 	}
+	if err := l.protectHost(ctx); err != nil {
+		return fmt.Errorf("protect the host: %w", err)
+	}
 	if err := l.StartHost(ctx); err != nil {
 		return fmt.Errorf("start the host's agent: %w", err)
 	}
@@ -152,6 +155,14 @@ func (l *Lab) enrolHost(ctx context.Context) error {
 	}
 	_, err = l.RunInput(ctx, strings.NewReader(token+"\n"), "host", "postern-host", "enroll",
 		"--config", l.path("host", "host.toml"), "-")
+	return err
+}
+
+// protectHost puts the host's rules in force for good: nobody can be locked out of
+// the lab.
+func (l *Lab) protectHost(ctx context.Context) error {
+	_, err := l.Run(ctx, "host", "postern-host", "protect", "--now", "--yes",
+		"--config", l.path("host", "host.toml"))
 	return err
 }
 

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/host/protect"
+)
+
+func (p program) firewall() *cli.Command {
+	usage := func(sub string) string { return "postern-host firewall " + sub + " [--config FILE]" }
+	return &cli.Command{
+		Name:      "firewall",
+		Usage:     "what the rules are, and putting them in place without the agent",
+		UsageText: "postern-host firewall up | show",
+		Subcommands: []*cli.Command{
+			{
+				Name: "up", Usage: "install what protect and confirm decided, as at boot", UsageText: usage("up"),
+				Description: `The boot's unit runs this before the network is up: a protected machine is dark from
+the start. It needs neither an identity nor a controller. Where nothing was decided,
+it does nothing.
+
+   $ postern-host firewall up`,
+				Flags: []cli.Flag{configFlag()}, Action: p.guarded(p.firewallUp),
+			},
+			{
+				Name: "show", Usage: "say in words what is decided and what the rules are",
+				UsageText:   "postern-host firewall show [--json] [--config FILE]",
+				Description: `   $ postern-host firewall show`,
+				Flags:       []cli.Flag{configFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON"}},
+				Action:      p.guarded(p.firewallShow),
+			},
+		},
+		Action: func(c *cli.Context) error {
+			return usageError{fmt.Errorf("firewall: want up or show, got %q", c.Args().First())}
+		},
+	}
+}
+
+func (p program) firewallUp(c *cli.Context, g *guard) error {
+	ctx, cancel := context.WithTimeout(c.Context, limit)
+	defer cancel()
+	state, err := g.Restore(ctx)
+	if err != nil {
+		return err
+	}
+	p.sayf("protection is %s", state)
+	return nil
+}
+
+// shown is what `firewall show` tells.
+type shown struct {
+	State   protect.State `json:"state"`
+	Backend string        `json:"backend"`
+	Left    string        `json:"trial_left,omitempty"`
+	Keep    []string      `json:"keep"`
+	Inside  []string      `json:"inside"`
+}
+
+func (p program) firewallShow(c *cli.Context, g *guard) error {
+	record, clock, err := g.Store.Read()
+	if err != nil {
+		return err
+	}
+	rules, state := record.Rules(g.Rules, clock)
+	s := shown{State: state, Backend: string(g.choice.Variant), Keep: []string{}, Inside: rules.Inside}
+	if state == protect.Trial {
+		s.Left = record.Left(clock).Round(time.Second).String()
+	}
+	for _, k := range rules.Keep {
+		k.TTL = k.TTL.Round(time.Second)
+		s.Keep = append(s.Keep, k.String())
+	}
+	if c.Bool("json") {
+		return printJSON(p.out, s)
+	}
+	return printShown(p.out, s, rules)
+}
+
+func printShown(w io.Writer, s shown, rules firewall.Rules) error {
+	protection := string(s.State)
+	if s.Left != "" {
+		protection += ", " + s.Left + " left"
+	}
+	_, err := fmt.Fprintf(w, "protection: %s\nbackend: %s\nopen without a knock: %s\nforwarded flows begin on: %s\n",
+		protection, s.Backend, listed(s.Keep), listed(rules.Inside))
+	return err
+}
+
+func itoa(port uint16) string { return strconv.Itoa(int(port)) }
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

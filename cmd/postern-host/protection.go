@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/choose"
+	"github.com/postern-sdp/postern/host"
+	"github.com/postern-sdp/postern/host/doctor"
+	"github.com/postern-sdp/postern/host/protect"
+	"github.com/postern-sdp/postern/internal/daemon"
+)
+
+// guard is what the commands need that change the protection.
+type guard struct {
+	protect.Switch
+	settings host.Settings
+	choice   choose.Choice
+}
+
+// errNoBackend is for settings that leave the ports to somebody else.
+var errNoBackend = errors.New(`firewall.backend is "none": there is nothing to put in force`)
+
+// openGuard opens the firewall that the settings ask for, and touches nothing.
+func (p program) openGuard(ctx context.Context, s host.Settings) (*guard, error) {
+	log := daemon.Logger(p.talk, slog.LevelWarn)
+	rules, err := s.Rules()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	fw, choice, err := openFirewall(ctx, s, log)
+	if err != nil {
+		return nil, err
+	}
+	if fw == nil {
+		return nil, usageError{errNoBackend}
+	}
+	return &guard{
+		Switch: protect.Switch{
+			Store: protect.Store{Folder: s.State}, Firewall: fw, Rules: rules,
+			Backend: string(choice.Variant),
+		},
+		settings: s, choice: choice,
+	}, nil
+}
+
+func (g *guard) close() { _ = g.Firewall.Close() } // the rules stay, and nothing is lost
+
+// noArguments refuses what a command does not take.
+func noArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return usageError{fmt.Errorf("%s: takes no argument, got %q", c.Command.Name, c.Args().First())}
+	}
+	return nil
+}
+
+// guarded runs act with the guard of the command's settings.
+func (p program) guarded(act func(*cli.Context, *guard) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if err := noArguments(c); err != nil {
+			return err
+		}
+		s, err := settings(c)
+		if err != nil {
+			return err
+		}
+		g, err := p.openGuard(c.Context, s)
+		if err != nil {
+			return err
+		}
+		defer g.close()
+		return act(c, g)
+	}
+}
+
+// limit bounds the work on the kernel's rules.
+const limit = 30 * time.Second
+
+// doors lists what listens on the machine, for people; nothing when it cannot be
+// told.
+func (g *guard) doors(ctx context.Context) ([]doctor.Door, error) {
+	return doctor.Doors(ctx, doctor.Config{Settings: g.settings})
+}
+
+// describe says in words who gets to what once rules are in force.
+func describe(w io.Writer, doors []doctor.Door, rules firewall.Rules) {
+	var dark, open []string
+	for _, d := range doors {
+		name := fmt.Sprintf("%s/%d", d.Protocol, d.Port)
+		if d.Program != "" {
+			name += " (" + d.Program + ")"
+		}
+		if d.Published {
+			name += " sent on to " + d.Address
+		}
+		keeps := d.Keeps(rules)
+		if len(keeps) == 0 {
+			dark = append(dark, name)
+			continue
+		}
+		var who []string
+		for _, k := range keeps {
+			k.Ports, k.TTL = nil, k.TTL.Round(time.Second)
+			who = append(who, k.String())
+		}
+		open = append(open, fmt.Sprintf("%s to %s", name, strings.Join(who, "; ")))
+	}
+	fmt.Fprintf(w, "dark to everybody who has not knocked: %s\n", listed(dark))
+	fmt.Fprintf(w, "open without a knock: %s\n", listed(open))
+}
+
+func listed(items []string) string {
+	if len(items) == 0 {
+		return "nothing"
+	}
+	return strings.Join(unique(items), ", ")
+}
+
+func unique(all []string) []string {
+	var kept []string
+	seen := make(map[string]bool)
+	for _, s := range all {
+		if !seen[s] {
+			seen[s] = true
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}

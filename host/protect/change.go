@@ -1,0 +1,132 @@
+package protect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/postern-sdp/postern/firewall"
+)
+
+// Bounds of a trial.
+const (
+	MinTrial = time.Second
+	MaxTrial = 24 * time.Hour
+)
+
+// Switch puts a host's rules in force and takes them back.
+type Switch struct {
+	Store    Store
+	Firewall firewall.Firewall
+	Rules    firewall.Rules // the configured ones
+	Backend  string         // that Firewall is of, to be noted for the next boot
+}
+
+// Way is an administrator's way in.
+type Way struct {
+	Source netip.Prefix `json:"source"`
+	Port   uint16       `json:"port"` // TCP; 0: all
+}
+
+// Begin puts the rules in force: for good when trial is 0, else on trial, while
+// which the ways stay open. login is the one that begins it.
+func (s Switch) Begin(ctx context.Context, trial time.Duration, ways []Way,
+	login string) (Record, error) {
+	if trial != 0 && (trial < MinTrial || trial > MaxTrial) {
+		return Record{}, fmt.Errorf("%w: %s", ErrTrial, trial)
+	}
+	return s.change(ctx, func(r *Record, c Clock) error {
+		*r = Record{State: On, Boot: c.Boot, Login: login, Backend: s.Backend}
+		if trial == 0 {
+			return nil
+		}
+		r.State, r.Until = Trial, c.Now+trial
+		for _, w := range ways {
+			r.Admins = append(r.Admins, Admin{Way: w, Until: r.Until})
+		}
+		return nil
+	})
+}
+
+// Confirm ends the trial and leaves the rules in force. login must be another one
+// than began it, unless force. The administrators' ways in stay for keep.
+func (s Switch) Confirm(ctx context.Context, login string, force bool, keep time.Duration) (Record, error) {
+	return s.change(ctx, func(r *Record, c Clock) error {
+		if r.At(c) != Trial {
+			return ErrNoTrial
+		}
+		if login != "" && login == r.Login && !force {
+			return ErrSameLogin
+		}
+		r.State, r.Until, r.Login = On, 0, ""
+		for i := range r.Admins {
+			r.Admins[i].Until = c.Now + keep
+		}
+		if keep <= 0 {
+			r.Admins = nil
+		}
+		return nil
+	})
+}
+
+// Revert takes the rules away.
+func (s Switch) Revert(ctx context.Context) error {
+	_, err := s.change(ctx, func(r *Record, c Clock) error {
+		*r = Record{State: Off, Boot: c.Boot, Backend: r.Backend}
+		return nil
+	})
+	return err
+}
+
+func (s Switch) change(ctx context.Context, change func(*Record, Clock) error) (made Record, err error) {
+	err = s.Store.Change(change, func(r Record, c Clock) error {
+		made = r
+		return s.enforce(ctx, r, c)
+	})
+	return made, err
+}
+
+// Restore brings the rules to what the record says, and returns what that is. Of
+// a trial that is over it takes down the record as well. At boot, this is what makes
+// the host dark. When the record cannot be read, the rules are put in force, and the
+// error says so: nobody knows that they shall not be.
+func (s Switch) Restore(ctx context.Context) (State, error) {
+	var state State
+	over := false
+	if _, _, err := s.Store.Read(); err != nil {
+		if fault := s.Firewall.Install(ctx, s.Rules); fault != nil {
+			return On, errors.Join(err, fault)
+		}
+		return On, err
+	}
+	err := s.Store.Hold(func(r Record, c Clock) error {
+		state = r.At(c)
+		over = state == Off && r.State == Trial
+		return s.enforce(ctx, r, c)
+	})
+	if err == nil && over {
+		err = s.Store.Change(func(r *Record, c Clock) error {
+			if r.State == Trial && r.At(c) == Off {
+				*r = Record{State: Off, Boot: c.Boot, Backend: r.Backend}
+			}
+			return nil
+		}, func(Record, Clock) error { return nil })
+	}
+	return state, err
+}
+
+func (s Switch) enforce(ctx context.Context, r Record, c Clock) error {
+	rules, state := r.Rules(s.Rules, c)
+	if state == Off {
+		if err := s.Firewall.Remove(ctx); err != nil {
+			return fmt.Errorf("take the rules away: %w", err)
+		}
+		return nil
+	}
+	if err := s.Firewall.Install(ctx, rules); err != nil {
+		return fmt.Errorf("put the rules in force: %w", err)
+	}
+	return nil
+}

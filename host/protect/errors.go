@@ -1,0 +1,12 @@
+package protect
+
+import "errors"
+
+// Errors of this package.
+var (
+	ErrRecord    = errors.New("the protection's record is damaged")
+	ErrNewer     = errors.New("the protection's record is of a newer version of this program")
+	ErrNoTrial   = errors.New("there is no trial to confirm")
+	ErrSameLogin = errors.New("this is the login that began the trial")
+	ErrTrial     = errors.New("a trial's length is between 1s and 24h")
+)

@@ -1,0 +1,142 @@
+package protect
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern-sdp/postern/internal/atomicfile"
+	"github.com/postern-sdp/postern/internal/bootclock"
+)
+
+const (
+	recordName    = "protection.json"
+	recordVersion = 1
+)
+
+// Store keeps the record in the agent's state folder. Its methods may be called by
+// any process at any time.
+type Store struct {
+	Folder string
+	// Clock is this machine's unless set.
+	Clock func() (Clock, error)
+}
+
+// Now reads the clock.
+func (s Store) Now() (Clock, error) {
+	if s.Clock != nil {
+		return s.Clock()
+	}
+	boot, err := bootclock.ID()
+	return Clock{Boot: boot, Now: bootclock.Now()}, err
+}
+
+// Read returns the record and what it means now. Without one the state is [Off].
+func (s Store) Read() (Record, Clock, error) {
+	clock, err := s.Now()
+	if err != nil {
+		return Record{}, clock, err
+	}
+	path := filepath.Join(s.Folder, recordName)
+	text, err := atomicfile.ReadPrivate(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Record{Version: recordVersion, State: Off}, clock, nil
+	}
+	if err != nil {
+		return Record{}, clock, fmt.Errorf("read protection: %w", err)
+	}
+	r, err := parse(text)
+	if err != nil {
+		return Record{}, clock, fmt.Errorf("read protection %s: %w", path, err)
+	}
+	return r, clock, nil
+}
+
+func parse(text []byte) (Record, error) {
+	var r Record
+	if err := json.Unmarshal(text, &r); err != nil || r.Version < 1 {
+		return Record{}, ErrRecord
+	}
+	if r.Version > recordVersion {
+		return Record{}, ErrNewer
+	}
+	if r.State != Off && r.State != Trial && r.State != On {
+		return Record{}, ErrRecord
+	}
+	for _, a := range r.Admins {
+		if !a.Source.IsValid() || a.Source.Addr().Is4In6() {
+			return Record{}, ErrRecord
+		}
+	}
+	return r, nil
+}
+
+// Change lets change alter the record, and then, before anybody else may, has act
+// bring the rules to it. When the record cannot be written, act is not called, and
+// everything is as it was.
+func (s Store) Change(change func(*Record, Clock) error, act func(Record, Clock) error) error {
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, clock, err := s.Read()
+	if err != nil && !errors.Is(err, ErrRecord) { // a damaged one is as good as none
+		return err
+	}
+	if err := change(&r, clock); err != nil {
+		return err
+	}
+	r.Version, r.Since = recordVersion, time.Now().UTC().Truncate(time.Second)
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write protection: %w", err)
+	}
+	path := filepath.Join(s.Folder, recordName)
+	if err := atomicfile.Write(path, append(text, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write protection: %w", err)
+	}
+	return act(r, clock)
+}
+
+// Hold calls act while nobody else changes the record or the rules.
+func (s Store) Hold(act func(Record, Clock) error) error {
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, clock, err := s.Read()
+	if err != nil {
+		return err
+	}
+	return act(r, clock)
+}
+
+// lock waits for the others. The kernel lets go of the locks of a killed process.
+func (s Store) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(s.Folder, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state folder: %w", err)
+	}
+	f, err := os.Open(s.Folder) // a folder can be locked, and needs no file that belongs to somebody
+	if err != nil {
+		return nil, fmt.Errorf("lock protection: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock protection: %w", err)
+	}
+	return func() { f.Close() }, nil
+}

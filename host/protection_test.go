@@ -1,0 +1,101 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/host/protect"
+	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/testkit"
+)
+
+// TestTheAgentFollowsWhatIsDecided while an administrator's command decides beside it.
+func TestTheAgentFollowsWhatIsDecided(t *testing.T) {
+	t.Setenv(decidedEnv, "1")
+	l := newLab(t)
+	link := l.start()
+	fw := l.firewall()
+	installed := func() bool {
+		_, err := fw.List(t.Context())
+		if err != nil && !errors.Is(err, firewall.ErrNotInstalled) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if installed() {
+		t.Fatal("nobody has decided to protect the host, and its table is there")
+	}
+	d := l.device(clientOne, time.Hour)
+	link.order(control.ToHost{Open: &d.session})
+	_, s := d.connect()
+	echo(t, s, "unprotected, and served")
+
+	command := protect.Switch{Store: protect.Store{Folder: l.settings.State}, Firewall: fw}
+	if _, err := command.Begin(t.Context(), time.Minute, nil, "a login"); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 10*time.Second, "the session's pinhole is in the new table", func() bool {
+		holes := l.pinholes(fw)
+		return len(holes) == 1 && holes[0].SourcePort != 0
+	})
+	echo(t, s, "protected, and still served")
+
+	l.kill()
+	l.start()
+	if !installed() {
+		t.Error("the trial did not outlive the agent")
+	}
+	if _, err := command.Confirm(t.Context(), "another login", false, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := fw.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 2*reconcileEvery, "the removed table is back", installed)
+
+	if err := command.Revert(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * decisionsEvery) // an agent that puts it back would have by now
+	if installed() {
+		t.Error("the agent put the table back that an administrator took away")
+	}
+	if !strings.Contains(l.log.String(), "STRANGERS SEE") {
+		t.Error("not logged")
+	}
+}
+
+// TestATrialThatIsOverIsTakenDown, with its record, by an agent that was there all
+// along.
+func TestATrialThatIsOverIsTakenDown(t *testing.T) {
+	t.Setenv(decidedEnv, "1")
+	l := newLab(t)
+	l.start()
+	fw := l.firewall()
+	command := protect.Switch{Store: protect.Store{Folder: l.settings.State}, Firewall: fw}
+	if _, err := command.Begin(t.Context(), time.Second, nil, ""); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 15*time.Second, "table and record are gone", func() bool {
+		_, err := fw.List(context.Background())
+		r, _, readErr := command.Store.Read()
+		return errors.Is(err, firewall.ErrNotInstalled) && readErr == nil && r.State == protect.Off
+	})
+}
+
+func TestKeepRulesAgeOnTheBootClock(t *testing.T) {
+	rules := firewall.Rules{Keep: []firewall.Keep{
+		{Interface: "standing"}, {Interface: "long", TTL: time.Hour}, {Interface: "short", TTL: time.Minute},
+	}}
+	got := aged(rules, time.Minute).Keep
+	if len(got) != 2 || got[0].TTL != 0 || got[1].TTL != 59*time.Minute {
+		t.Errorf("after a minute: %v", got)
+	}
+	if rules.Keep[1].TTL != time.Hour {
+		t.Error("the rules themselves have aged")
+	}
+}
