@@ -6,6 +6,11 @@
 //	                                 ├─ switch ─ host 192.0.2.1 2001:db8::1
 //	neighbour 192.0.2.3 2001:db8::3 ─┘
 //
-// The firewall is the host's. It needs root (or a user namespace) and, for the
-// tests that dump foreign rules, the program nft.
+// The firewall is the host's. Where packets are sent on, a machine is behind it:
+//
+//	host br-lab0 10.77.0.1 2001:db8:77::1 ── 10.77.0.2 2001:db8:77::2 behind
+//
+// with two published ports (DNAT, as container runtimes make them) and its own
+// flows masqueraded. The suite needs root (or a user namespace) and, for the
+// foreign rules and their dumps, the program nft.
 package fwtest

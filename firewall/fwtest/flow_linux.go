@@ -12,8 +12,9 @@ import (
 	"github.com/postern-sdp/postern/internal/testkit"
 )
 
-// flow is a live transfer from a client into the host that runs in both
-// directions, each end sending by itself without waiting for the other.
+// flow is a live transfer from a client to a server on the host, or behind it,
+// that runs in both directions, each end sending by itself without waiting for
+// the other.
 type flow struct {
 	name             string
 	pinhole          firewall.Pinhole // exact
@@ -36,19 +37,31 @@ const (
 	chunk  = 1000
 )
 
+// way is how a flow goes: who begins it, what address it asks for, and where the
+// server listens, which is elsewhere when DNAT sends the flow on.
+type way struct {
+	from, server station
+	at, local    netip.AddrPort
+}
+
 // startFlow connects the client to a port of the host that it may already
 // reach, and starts the transfer. It ends with the test.
 func (n *network) startFlow(t testing.TB, p firewall.Protocol, to netip.Addr, port uint16) *flow {
 	t.Helper()
-	f := &flow{name: p.String() + " to " + to.String(), quiet: make(chan struct{})}
 	at := netip.AddrPortFrom(to, port)
+	return startFlow(t, p, way{from: n.client, server: n.host, at: at, local: at})
+}
+
+func startFlow(t testing.TB, p firewall.Protocol, w way) *flow {
+	t.Helper()
+	f := &flow{name: p.String() + " to " + w.at.String(), quiet: make(chan struct{})}
 	if p == firewall.TCP {
-		f.connectTCP(t, n, at)
+		f.connectTCP(t, w)
 	} else {
-		f.connectUDP(t, n, at)
+		f.connectUDP(t, w)
 	}
 	source := netip.MustParseAddrPort(f.client.LocalAddr().String())
-	f.pinhole = exact(p, source, port)
+	f.pinhole = exact(p, source, w.at.Port())
 	var pumps sync.WaitGroup
 	stop := make(chan struct{})
 	pumps.Go(func() { pump(f.client, stop, f.quiet) })
@@ -65,16 +78,16 @@ func (n *network) startFlow(t testing.TB, p firewall.Protocol, to netip.Addr, po
 	return f
 }
 
-func (f *flow) connectTCP(t testing.TB, n *network, at netip.AddrPort) {
+func (f *flow) connectTCP(t testing.TB, w way) {
 	t.Helper()
 	var l *net.TCPListener
 	var err error
-	n.host.Do(t, func() { l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at)) })
+	w.server.Do(t, func() { l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(w.local)) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	n.client.Do(t, func() { f.client, err = net.DialTimeout("tcp", at.String(), soon) })
+	w.from.Do(t, func() { f.client, err = net.DialTimeout("tcp", w.at.String(), soon) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,28 +99,36 @@ func (f *flow) connectTCP(t testing.TB, n *network, at netip.AddrPort) {
 	f.host.(*net.TCPConn).SetLinger(0)
 }
 
-// connectUDP tells the host's end the client's address as a first message would.
-func (f *flow) connectUDP(t testing.TB, n *network, at netip.AddrPort) {
+// connectUDP lets the server's end learn the client's address from a first
+// message: were the server the one that begins, the flow would be its own.
+func (f *flow) connectUDP(t testing.TB, w way) {
 	t.Helper()
+	var first *net.UDPConn
 	var err error
-	n.client.Do(t, func() { f.client, err = net.Dial("udp", at.String()) })
+	local := net.UDPAddrFromAddrPort(w.local)
+	w.server.Do(t, func() { first, err = net.ListenUDP("udp", local) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(f.client.LocalAddr().String()))
-	n.host.Do(t, func() { f.host, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(at), peer) })
+	defer first.Close()
+	w.from.Do(t, func() { f.client, err = net.Dial("udp", w.at.String()) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The host must not be the one that begins, or the flow were its own.
 	if _, err := f.client.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
-	f.host.SetReadDeadline(time.Now().Add(soon))
-	if _, err := f.host.Read(make([]byte, 16)); err != nil {
+	first.SetReadDeadline(time.Now().Add(soon))
+	_, peer, err := first.ReadFromUDPAddrPort(make([]byte, 16))
+	if err != nil {
 		t.Fatalf("%s: the first message did not arrive: %v", f.name, err)
 	}
-	f.host.SetReadDeadline(time.Time{})
+	first.Close()
+	peer = netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
+	w.server.Do(t, func() { f.host, err = net.DialUDP("udp", local, net.UDPAddrFromAddrPort(peer)) })
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func pump(c net.Conn, stop, quiet <-chan struct{}) {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/postern-sdp/postern/internal/testkit"
 )
@@ -70,7 +71,8 @@ func firstFragment(from, to netip.Addr, protocol byte, payload []byte) []byte {
 	return append(h, payload...)
 }
 
-// sendRaw sends payload as an IP packet's content.
+// sendRaw sends payload as an IP packet's content. That the sender's own firewall
+// drops it is no error.
 func sendRaw(t testing.TB, from station, to netip.Addr, protocol byte, payload []byte) {
 	t.Helper()
 	family, address := sockaddr(to)
@@ -80,7 +82,7 @@ func sendRaw(t testing.TB, from station, to netip.Addr, protocol byte, payload [
 			t.Fatalf("raw socket: %v", err)
 		}
 		defer syscall.Close(fd)
-		if err := syscall.Sendto(fd, payload, 0, address); err != nil {
+		if err := syscall.Sendto(fd, payload, 0, address); err != nil && err != syscall.EPERM {
 			t.Fatalf("send raw packet: %v", err)
 		}
 	})
@@ -155,6 +157,17 @@ func (p *tap) from(t testing.TB, sender station) (packets [][]byte) {
 			packets = append(packets, packet)
 		}
 	}
+}
+
+// wait returns the packets of a sender, at the latest after a while without any.
+func (p *tap) wait(t testing.TB, sender station, while time.Duration) (packets [][]byte) {
+	t.Helper()
+	began := time.Now()
+	testkit.Eventually(t, while+soon, "a while is over", func() bool {
+		packets = p.from(t, sender)
+		return len(packets) > 0 || time.Since(began) > while
+	})
+	return packets
 }
 
 // parse reads an IP header without options; ARP and others give no source.
