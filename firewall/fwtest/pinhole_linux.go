@@ -152,7 +152,7 @@ func (n *network) counted(t *testing.T, during func()) {
 	}()
 	go func() {
 		defer close(stopped)
-		for tick := time.NewTicker(50 * time.Microsecond); ; <-tick.C {
+		for tick := time.NewTicker(2 * time.Microsecond); ; <-tick.C {
 			select {
 			case <-stop:
 				tick.Stop()
@@ -187,7 +187,7 @@ func replace(t *testing.T, n *network) {
 	b := []firewall.Pinhole{exact(firewall.UDP, source, portA)}
 	n.open(t, a...)
 	n.counted(t, func() {
-		for range 500 {
+		for range 5000 {
 			n.apply(t, firewall.Change{Revoke: a, Open: b})
 			n.open(t, b...) // refreshed
 			n.apply(t, firewall.Change{Revoke: b, Open: b})

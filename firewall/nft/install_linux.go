@@ -238,19 +238,25 @@ func standing(s side, rules firewall.Rules) []rule {
 	return list
 }
 
-// pinholes are the look-ups. Where the local port comes from conntrack they are
-// written once for each protocol, or nft could not read them.
+// pinholes are the look-ups. Each sees the sets as they are in its own moment: a
+// change that replaces a wide pinhole by an exact one may take place between two
+// of them. So the exact set, which is asked first, is asked again at the end, or
+// a packet would be lost now and then that neither finds.
 func pinholes(s side) []rule {
+	all := layouts()
+	return slices.Concat(lookUp(s, all[exact4]), lookUp(s, all[wide4]), lookUp(s, all[exact4]),
+		lookUp(s, all[exact6]), lookUp(s, all[wide6]), lookUp(s, all[exact6]))
+}
+
+// lookUp is written once for each protocol where the local port comes from
+// conntrack, or nft could not read it.
+func lookUp(s side, l layout) []rule {
+	if !s.published {
+		return []rule{accept("pinholes", l.in(s))}
+	}
 	var list []rule
-	for _, l := range layouts()[:doors] {
-		if !s.published {
-			list = append(list, accept("pinholes", l.in(s)))
-			continue
-		}
-		for _, p := range []firewall.Protocol{firewall.TCP, firewall.UDP} {
-			match := slices.Concat(protocol(byte(p)), l.in(s))
-			list = append(list, rule{"pinholes", match, s.admit()})
-		}
+	for _, p := range []firewall.Protocol{firewall.TCP, firewall.UDP} {
+		list = append(list, rule{"pinholes", slices.Concat(protocol(byte(p)), l.in(s)), s.admit()})
 	}
 	return list
 }

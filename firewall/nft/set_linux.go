@@ -36,7 +36,7 @@ type layout struct {
 	door  bool // the key has no source, and no timeout
 }
 
-// layouts lists the sets: those of pinholes first, in the order of [layoutOf].
+// layouts lists the sets: those of pinholes first.
 func layouts() []layout {
 	return []layout{
 		{name: "exact4", id: 1, exact: true},
@@ -47,19 +47,24 @@ func layouts() []layout {
 	}
 }
 
-// doors is the index of the set of doors in layouts.
-const doors = 4
+// Indexes in layouts.
+const (
+	exact4, wide4, exact6, wide6 = 0, 1, 2, 3
+
+	doors = 4
+)
 
 // layoutOf is the index in layouts of the set that p belongs in.
 func layoutOf(p firewall.Pinhole) int {
-	i := 0
-	if p.Source.Is6() {
-		i += 2
+	switch v6, wide := p.Source.Is6(), p.SourcePort == 0; {
+	case v6 && wide:
+		return wide6
+	case v6:
+		return exact6
+	case wide:
+		return wide4
 	}
-	if p.SourcePort == 0 {
-		i++
-	}
-	return i
+	return exact4
 }
 
 func (l layout) set(table *nftables.Table) (*nftables.Set, error) {

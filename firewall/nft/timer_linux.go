@@ -52,10 +52,10 @@ func (f *Firewall) queueTimersLocked(rules firewall.Rules, present map[string]*n
 		if err := f.conn.AddSet(set, nil); err != nil {
 			return fmt.Errorf("timer %s: %w", t.name, err)
 		}
-		f.conn.FlushSet(set)
 		if t.left <= 0 {
-			continue
+			continue // a packet under the rules of before may still ask for what it holds
 		}
+		f.conn.FlushSet(set)
 		var elements []nftables.SetElement
 		for _, family := range []byte{syscall.AF_INET, syscall.AF_INET6} {
 			// To the kernel a timeout of 0 ms means for ever.
@@ -81,12 +81,16 @@ func running(name string) []expr.Any {
 }
 
 // trialOver lets everything through when a trial was asked for and its time is up.
+// It asks twice: a packet that looks while the timer is set anew may miss both
+// the old element and the new one, but only once.
 func trialOver(rules firewall.Rules) []rule {
 	if rules.Trial <= 0 {
 		return nil
 	}
-	return []rule{accept("the trial is over", []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Lookup{SourceRegister: 1, SetName: trialTimer, Invert: true},
-	})}
+	var over []expr.Any
+	for range 2 {
+		over = append(over, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+			&expr.Lookup{SourceRegister: 1, SetName: trialTimer, Invert: true})
+	}
+	return []rule{accept("the trial is over", over)}
 }
