@@ -16,6 +16,12 @@
 //	body             32  192  sealed under the session's key
 //	mac             224   32  HMAC-SHA-256 over all before, and the audience
 //
+//	emergency    offset size
+//	hint              0    8  names the emergency key and its counter
+//	nonce             8   24  of XChaCha20-Poly1305
+//	body             32  192  sealed under a key of that counter
+//	mac             224   32  HMAC-SHA-256 over all before, and the audience
+//
 //	reply        offset size
 //	body              0  256  sealed under a key of the knock it answers
 package spa

@@ -16,5 +16,7 @@ var (
 	ErrGrant     = errors.New("a grant has one or two addresses and all its secrets")
 	ErrAnswered  = errors.New("a knock is answered once")
 	ErrReplyForm = errors.New("a reply is either a grant or a denial")
+	ErrCounter   = errors.New("an emergency key's counter is 1 to 100")
+	ErrEmergency = errors.New("an emergency knock names its key, and its service in 1 to 63 bytes")
 	ErrText      = errors.New("a denial has a code, and a text of at most 120 bytes of UTF-8")
 )

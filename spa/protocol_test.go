@@ -113,6 +113,8 @@ func TestThePackageCommentTellsTheLayout(t *testing.T) {
 			{"mac", authenticated, macSize}},
 		"host knock": {{"hint", 0, hintSize}, {"nonce", 8, nonceSize}, {"body", 32, hostBodySize},
 			{"mac", authenticated, macSize}},
+		"emergency": {{"hint", 0, hintSize}, {"nonce", 8, nonceSize}, {"body", 32, hostBodySize},
+			{"mac", authenticated, macSize}},
 		"reply": {{"body", 0, replyPlainSize + tagSize}},
 	}
 	head := regexp.MustCompile(`^//\t(\S.*\S) +offset size$`)

@@ -6,7 +6,8 @@ import "fmt"
 // logs; no sender ever learns it. The zero Reason is a rejection.
 type Reason uint8
 
-// The reasons, in the order in which the checks run.
+// The reasons, in the order in which the checks run; the signature, of emergency
+// knocks only, is checked last.
 const (
 	ReasonNone   Reason = 0 // not checked
 	ReasonSize   Reason = 1 // not 256 bytes
@@ -18,13 +19,16 @@ const (
 	ReasonOwner  Reason = 7 // the body names another device or session than the hint
 	ReasonTime   Reason = 8 // too far from the receiver's clock
 	ReasonOK     Reason = 9 // accepted
-	ReasonCount         = 10
+
+	ReasonSignature Reason = 10 // not made with the emergency key itself
+	ReasonCount            = 11
 )
 
 // String returns the counter's label.
 func (r Reason) String() string {
 	names := [ReasonCount]string{
 		"none", "size", "hint", "mac", "replay", "seal", "body", "owner", "time", "ok",
+		"signature",
 	}
 	if int(r) < len(names) {
 		return names[r]

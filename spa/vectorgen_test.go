@@ -87,6 +87,7 @@ func generate() []vector {
 	g.forgedKnocks()
 	g.bodies()
 	g.hostKnocks()
+	g.emergencies()
 	g.replies()
 	return g.all
 }

@@ -31,14 +31,14 @@ type vector struct {
 
 var vectorHeaders = []string{
 	"about", "rule", "type", "expect", "again", "audience", "private", "secret", "id", "now",
-	"kind", "service", "session", "duration", "claimed", "time",
+	"counter", "uses", "kind", "service", "session", "duration", "claimed", "time",
 	"ephemeral", "knock", "code", "text", "deadline", "host-secret", "pin", "host", "address",
 }
 
 // vectorExpects is the closed list of outcomes: a Reason, or what a reply is.
 var vectorExpects = []string{
 	"ok", "size", "hint", "mac", "replay", "seal", "body", "owner", "time",
-	"grant", "denial", "not-a-reply",
+	"signature", "grant", "denial", "not-a-reply",
 }
 
 func (v vector) text() []byte {
@@ -128,6 +128,8 @@ func TestVectors(t *testing.T) {
 				checkKnock(t, v)
 			case "host-knock":
 				checkHostKnock(t, v)
+			case "emergency":
+				checkEmergency(t, v)
 			case "reply":
 				checkReply(t, v)
 			default:

@@ -33,9 +33,16 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		H    HostKnock
 		C    ControllerPrivate
 		S    Subkey
+		E    Emergency
+		V    EmergencyVerifier
 		priv Knock
 	}
-	held := holder{k, h, c, k.MACKey(), k}
+	e, err := EmergencyFromBytes(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := holder{k, h, c, k.MACKey(), e, e.Verifier(), k}
+	verifier := *held.V.s.mustBytes()
 	subkey := *held.S.AEADKey()
 	forms := func(b []byte) []string {
 		decimal := strings.Trim(strings.ReplaceAll(fmt.Sprint(b[:4]), "[", ""), "[]")
@@ -43,8 +50,9 @@ func TestSecretsDoNotPrint(t *testing.T) {
 			base64.StdEncoding.EncodeToString(b[:6]), decimal, string(b[:4])}
 	}
 	leaks := append(forms(b), forms(subkey[:])...)
+	leaks = append(leaks, forms(verifier[:])...)
 	for _, value := range []any{
-		k, &k, h, &h, c, &c, held, &held, []holder{held}, map[string]Knock{"k": k},
+		k, &k, h, &h, c, &c, e, &e, e.Verifier(), held, &held, []holder{held}, map[string]Knock{"k": k},
 	} {
 		var out strings.Builder
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
@@ -63,7 +71,8 @@ func TestSecretsDoNotPrint(t *testing.T) {
 }
 
 func TestSecretsCannotBeComparedByAccident(t *testing.T) {
-	for _, v := range []any{Knock{}, HostKnock{}, ControllerPrivate{}, Subkey{}} {
+	for _, v := range []any{Knock{}, HostKnock{}, ControllerPrivate{}, Subkey{},
+		Emergency{}, EmergencyVerifier{}} {
 		if reflect.TypeOf(v).Comparable() {
 			t.Errorf("%T can be compared with ==, which is not in constant time", v)
 		}
@@ -72,7 +81,9 @@ func TestSecretsCannotBeComparedByAccident(t *testing.T) {
 
 func TestAKeyOfOneRoleDoesNotParseAsAnother(t *testing.T) {
 	k, h, c, _ := marked(t)
+	e := NewEmergency()
 	texts := map[string]string{
+		"emergency": e.Reveal(), "verifier": e.Verifier().Reveal(),
 		"knock": k.Reveal(), "host knock": h.Reveal(),
 		"private": c.Reveal(), "public": c.Public().String(),
 	}
@@ -80,6 +91,8 @@ func TestAKeyOfOneRoleDoesNotParseAsAnother(t *testing.T) {
 		"knock":      func(s string) error { _, err := ParseKnock(s); return err },
 		"host knock": func(s string) error { _, err := ParseHostKnock(s); return err },
 		"private":    func(s string) error { _, err := ParseControllerPrivate(s); return err },
+		"emergency":  func(s string) error { _, err := ParseEmergency(s); return err },
+		"verifier":   func(s string) error { _, err := ParseEmergencyVerifier(s); return err },
 		"public":     func(s string) error { _, err := ParseControllerPublic(s); return err },
 	}
 	for from, text := range texts {
