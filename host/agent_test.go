@@ -180,6 +180,13 @@ func (l *lab) serveEcho() {
 // start starts the agent and returns its first stream at the controller.
 func (l *lab) start() *hostLink {
 	l.t.Helper()
+	l.startAlone()
+	return l.controller.next(l.t.Context())
+}
+
+// startAlone starts the agent, whatever becomes of its controller.
+func (l *lab) startAlone() {
+	l.t.Helper()
 	text, err := json.Marshal(l.settings)
 	if err != nil {
 		l.t.Fatal(err)
@@ -195,7 +202,6 @@ func (l *lab) start() *hostLink {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	return l.controller.next(l.t.Context())
 }
 
 // kill ends the agent with SIGKILL.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/internal/config"
+	"github.com/postern-sdp/postern/internal/control"
 )
 
 // Where things are when nothing else is said.
@@ -27,19 +28,23 @@ const (
 	BackendIPTables = "iptables"
 	BackendNone     = "none"
 
+	// maxAlone bounds emergency.only_when_alone: a key must work on the day it is needed.
+	maxAlone = 24 * time.Hour
+
 	// maxAdvertise is how many addresses fit into a grant.
 	maxAdvertise = 2
 )
 
 // Settings are the agent's configuration file. configs/host.toml explains every key.
 type Settings struct {
-	State        string           `toml:"state"`
-	StatusSocket string           `toml:"status_socket"`
-	LogLevel     string           `toml:"log_level"`
-	Metrics      string           `toml:"metrics"`
-	Tunnel       TunnelSettings   `toml:"tunnel"`
-	Firewall     FirewallSettings `toml:"firewall"`
-	Keep         []config.Keep    `toml:"keep"`
+	State        string            `toml:"state"`
+	StatusSocket string            `toml:"status_socket"`
+	LogLevel     string            `toml:"log_level"`
+	Metrics      string            `toml:"metrics"`
+	Tunnel       TunnelSettings    `toml:"tunnel"`
+	Firewall     FirewallSettings  `toml:"firewall"`
+	Emergency    EmergencySettings `toml:"emergency"`
+	Keep         []config.Keep     `toml:"keep"`
 }
 
 // TunnelSettings are the [tunnel] section.
@@ -57,6 +62,11 @@ type FirewallSettings struct {
 	Inside  []string `toml:"inside"`
 }
 
+// EmergencySettings are the [emergency] section.
+type EmergencySettings struct {
+	OnlyWhenAlone control.Duration `toml:"only_when_alone"`
+}
+
 // Defaults returns the settings of an empty file.
 func Defaults() Settings {
 	return Settings{
@@ -67,6 +77,7 @@ func Defaults() Settings {
 		Firewall: FirewallSettings{
 			Backend: BackendAuto, Table: DefaultTable, Inside: defaultInside(),
 		},
+		Emergency: EmergencySettings{OnlyWhenAlone: control.Duration(time.Minute)},
 	}
 }
 
@@ -114,6 +125,9 @@ func (s Settings) Validate() error {
 	backends := []string{BackendAuto, BackendNFTables, BackendIPTables, BackendNone}
 	if !slices.Contains(backends, s.Firewall.Backend) {
 		fault("firewall.backend", "%q is none of %s", s.Firewall.Backend, strings.Join(backends, ", "))
+	}
+	if d := time.Duration(s.Emergency.OnlyWhenAlone); d < 0 || d > maxAlone {
+		fault("emergency.only_when_alone", "%s is not from 0s to %s", d, maxAlone)
 	}
 	if s.Firewall.Table == "" {
 		fault("firewall.table", "is empty")

@@ -37,6 +37,7 @@ type testController struct {
 	links   chan *hostLink
 	renewed chan struct{}
 	life    time.Duration // of renewed certificates
+	listen  func(address string) net.PacketConn
 	// sync is what a new stream is told first.
 	mu   sync.Mutex // guards what follows
 	list []control.Session
@@ -55,6 +56,7 @@ func newController(t testing.TB, listen func(address string) net.PacketConn,
 		t: t, ca: newAuthority(t), id: key.NewID(), private: key.NewControllerPrivate(),
 		table: spa.NewTable[key.Knock](time.Now()),
 		links: make(chan *hostLink, 8), renewed: make(chan struct{}, 8), life: time.Hour,
+		listen: listen,
 	}
 	c.cert = c.ca.certificate(t, control.RoleController, c.id)
 	c.knocks = listen(net.JoinHostPort(address, "0"))
@@ -100,6 +102,19 @@ func (c *testController) stop() {
 	c.api.Close()
 }
 
+// back serves again, after stop, on another port.
+func (c *testController) back() {
+	host, _, err := net.SplitHostPort(c.knocks.LocalAddr().String())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	api := c.listen(net.JoinHostPort(host, "0"))
+	c.mu.Lock()
+	c.api = api
+	c.mu.Unlock()
+	c.serve(api)
+}
+
 func (c *testController) answerKnocks() {
 	receiver, err := spa.NewKnockReceiver(controllerName, c.private, c.table, replay.NewMemory())
 	if err != nil {
@@ -137,7 +152,9 @@ type hostLink struct {
 	hello control.Hello
 	acks  chan control.Ack
 	ended chan control.Ended
-	gone  chan struct{} // closed when the host's side has ended
+	// emergencies are not acknowledged by themselves.
+	emergencies chan control.EmergencyReport
+	gone        chan struct{} // closed when the host's side has ended
 
 	mu     sync.Mutex // guards what follows
 	number uint64
@@ -156,6 +173,7 @@ func (c *testController) agent(w http.ResponseWriter, r *http.Request) {
 	l := &hostLink{
 		t: c.t, hello: *first.Hello, gone: make(chan struct{}), orders: make(chan control.ToHost, 64),
 		acks: make(chan control.Ack, 64), ended: make(chan control.Ended, 64),
+		emergencies: make(chan control.EmergencyReport, 1024),
 	}
 	c.mu.Lock()
 	list := append([]control.Session(nil), c.list...)
@@ -176,6 +194,8 @@ func (c *testController) agent(w http.ResponseWriter, r *http.Request) {
 			l.acks <- *m.Ack
 		case m.Ended != nil:
 			l.ended <- *m.Ended
+		case m.Emergency != nil:
+			l.emergencies <- *m.Emergency
 		}
 	}
 }

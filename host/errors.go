@@ -12,7 +12,18 @@ var (
 		"it is: run that version, or move the file away, the controller orders its sessions anew")
 	ErrBind = errors.New("the capability CAP_NET_BIND_SERVICE is missing for a port below 1024: " +
 		"run as root, give it with systemd's AmbientCapabilities, or listen on a higher port")
+	ErrEmergencyState = errors.New("the file of emergency keys is damaged; it is left as it is: move " +
+		"it away and make new keys")
+	ErrEmergencyVersion = errors.New("the file of emergency keys was written by a newer version; it is " +
+		"left as it is: run that version")
+	ErrEmergencyMany = errors.New("this host has 32 emergency keys already: revoke one")
+	ErrNoEmergency   = errors.New("no such emergency key or opening")
+	ErrAuditLine     = errors.New("not a whole line of the audit")
+	ErrAuditHash     = errors.New("the line was changed: its hash is another")
+	ErrAuditGap      = errors.New("the line does not follow the one before: some are missing or were added")
+	ErrAuditShort    = errors.New("records are missing at the end")
 
+	errSpent      = errors.New("the counter is used")
 	errStopped    = errors.New("the agent is shutting down")
 	errNoSession  = errors.New("no such session")
 	errExpired    = errors.New("the session is over")

@@ -59,6 +59,7 @@ type agent struct {
 	knocks   *knocks
 	state    *writer
 	link     *link
+	glass    *emergency
 }
 
 // Run is the agent. It blocks until ctx ends, which is no error, or until
@@ -167,7 +168,16 @@ func (a *agent) assemble() error {
 	a.link = &link{
 		identity: a.identity, sessions: a.sessions, knocks: a.knocks, state: a.state,
 		version: a.Version, port: a.gate.Addr().Port(), advertise: a.Tunnel.advertise(), log: a.Log,
+		started: a.started,
+		onUp:    func() { a.glass.controllerUp() },
+		onTold:  func(ctx context.Context, sequence uint64) { a.glass.told(ctx, sequence) },
 	}
+	a.glass = newEmergency(&emergency{
+		store: emergencyStore{a.State}, boot: a.boot, now: bootClock, log: a.Log,
+		receiver: spa.NewEmergencyReceiver(a.identity.ID), sessions: a.sessions,
+		grace: time.Duration(a.Emergency.OnlyWhenAlone), alone: a.link.alone, tell: a.link.tell,
+	})
+	a.knocks.other = a.glass.take
 	return nil
 }
 
@@ -183,6 +193,9 @@ func (a *agent) install(ctx context.Context) error {
 	kernel, err := a.sessions.install(ctx)
 	if err != nil {
 		return err
+	}
+	if err := a.glass.adopt(ctx, kernel); err != nil {
+		a.Log.Error("emergency keys not taken over", logkeys.Error, err)
 	}
 	if left.AtBoot.IsZero() {
 		return nil // this boot has seen no Sync, so there are no sessions either
@@ -213,6 +226,7 @@ func (a *agent) serve(ctx context.Context) error {
 	g.Go(func() error { return a.state.run(ctx) })
 	g.Go(func() error { return a.knocks.roll(ctx) })
 	g.Go(func() error { return a.link.run(ctx) })
+	g.Go(func() error { return a.glass.run(ctx) })
 	g.Go(func() error { return serveStatus(a.asked, a.status, a.Log) })
 	if a.captured != nil {
 		g.Go(func() error { return a.knocks.capture(ctx, a.captured) })
@@ -279,7 +293,7 @@ func (a *agent) status() (Status, error) {
 		CertificateExpires: a.identity.Leaf().NotAfter, Sessions: live, Pinholes: pinholes,
 		HostKnocks: a.knocks.counters(), Capture: a.captured != nil,
 		Silenced: a.gate.Counters().Strangers, Bytes: a.sessions.carriedAll(),
-		Dropped: a.dropped(),
+		Dropped: a.dropped(), Emergency: a.glass.status(),
 	}
 	if a.captured != nil {
 		s.CaptureDropped = a.captured.Stats().Dropped

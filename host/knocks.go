@@ -28,8 +28,10 @@ type knocks struct {
 	receiver *spa.HostKnockReceiver
 	guard    *lateGuard
 	bind     func(session key.ID, source netip.AddrPort) bool
-	log      *slog.Logger
-	counts   [spa.ReasonCount]atomic.Uint64
+	// other gets what is no host knock, and reports whether it knows it; nil: nobody.
+	other  func(datagram []byte, source netip.AddrPort) bool
+	log    *slog.Logger
+	counts [spa.ReasonCount]atomic.Uint64
 
 	// mu makes whoever reads a knock second wait until its source is admitted. The
 	// client's first QUIC packet comes right behind the knock on the same socket: if
@@ -38,11 +40,11 @@ type knocks struct {
 }
 
 // take checks one datagram, admits its source when it is a valid host knock, and
-// reports whether it was meant as one. Anything else costs a look-up.
+// reports whether it was meant as one. Anything else costs a look-up, and what other costs.
 func (k *knocks) take(datagram []byte, source netip.AddrPort) bool {
 	now := k.clock.now()
 	if !k.receiver.MayBeKnock(datagram, now) {
-		return false
+		return k.other != nil && k.other(datagram, source)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

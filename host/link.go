@@ -35,7 +35,12 @@ type link struct {
 	version   string
 	port      uint16
 	advertise []netip.AddrPort
-	log       *slog.Logger
+	started   time.Time
+	// onUp is called when the controller has told which sessions there are, onTold
+	// with its acknowledgements of emergency records.
+	onUp   func()
+	onTold func(ctx context.Context, sequence uint64)
+	log    *slog.Logger
 
 	mu     sync.Mutex // guards what follows
 	out    *outbox    // of the present stream, nil without
@@ -107,6 +112,20 @@ func (l *link) current() LinkStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.status
+}
+
+// alone returns for how long there has been no controller, counted by Go's
+// monotonic clock from the agent's start at most; ok is false when there is one.
+func (l *link) alone() (alone time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.status.Connected {
+		return 0, false
+	}
+	if l.status.Since.IsZero() {
+		return time.Since(l.started), true
+	}
+	return time.Since(l.status.Since), true
 }
 
 func (l *link) up() {
@@ -212,6 +231,7 @@ func (s *stream) handle(ctx context.Context, m control.ToHost) error {
 		}
 		s.synced = true
 		s.up()
+		s.onUp()
 		return s.ackLater(ctx, m.Number)
 	case m.Open != nil:
 		err := s.sessions.do(func(owner context.Context) {
@@ -228,6 +248,8 @@ func (s *stream) handle(ctx context.Context, m control.ToHost) error {
 			return err
 		}
 		return s.ackLater(ctx, m.Number)
+	case m.Told != nil:
+		s.onTold(ctx, m.Told.Sequence)
 	case m.Ping != nil:
 	default:
 		fault = errEmptyOrder

@@ -196,7 +196,7 @@ func goroutines(t *testing.T, _ *inProcess) int {
 	n := 0
 	for _, stack := range bytes.Split(allStacks(), []byte("\n\n")) {
 		for _, code := range []string{
-			"host.(*agent)", "host.(*link)", "host.(*sessions)", "host.(*stream)", "host.(*knocks)",
+			"host.(*agent)", "host.(*link)", "host.(*sessions)", "host.(*stream)", "host.(*knocks)", "host.(*emergency)",
 			"host.(*writer)", "host.serveStatus", "tunnel.(*Server)",
 		} {
 			if bytes.Contains(stack, []byte(code)) {

@@ -50,6 +50,8 @@ type Status struct {
 	Bytes uint64 `json:"bytes"`
 	// Dropped is missing when there is no table to ask.
 	Dropped *DroppedStatus `json:"dropped,omitempty"`
+	// Emergency is the state of break-glass.
+	Emergency EmergencyStatus `json:"emergency"`
 }
 
 // DroppedStatus counts packets that the table dropped: see [firewall.Dropped].

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -145,6 +146,8 @@ func printSettings(w io.Writer, s host.Settings) error {
 	line("backend", strconv.Quote(s.Firewall.Backend))
 	line("table", strconv.Quote(s.Firewall.Table))
 	line("inside", list(s.Firewall.Inside))
+	b.WriteString("\n[emergency]\n")
+	line("only_when_alone", strconv.Quote(time.Duration(s.Emergency.OnlyWhenAlone).String()))
 	for _, k := range s.Keep {
 		b.WriteString("\n[[keep]]\n")
 		for _, v := range []struct{ key, value string }{

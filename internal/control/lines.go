@@ -26,8 +26,8 @@ func (l *Lines) ToHost() (ToHost, error) {
 	if err := l.next(&m); err != nil {
 		return ToHost{}, err
 	}
-	if !exactlyOne(m.Sync != nil, m.Open != nil, m.Close != nil, m.Ping != nil) {
-		return ToHost{}, fmt.Errorf("%w: want exactly one of sync, open, close, ping", ErrMessage)
+	if !exactlyOne(m.Sync != nil, m.Open != nil, m.Close != nil, m.Ping != nil, m.Told != nil) {
+		return ToHost{}, fmt.Errorf("%w: want exactly one of sync, open, close, ping, told", ErrMessage)
 	}
 	return m, nil
 }
@@ -38,8 +38,8 @@ func (l *Lines) FromHost() (FromHost, error) {
 	if err := l.next(&m); err != nil {
 		return FromHost{}, err
 	}
-	if !exactlyOne(m.Hello != nil, m.Ack != nil, m.Ended != nil) {
-		return FromHost{}, fmt.Errorf("%w: want exactly one of hello, ack, ended", ErrMessage)
+	if !exactlyOne(m.Hello != nil, m.Ack != nil, m.Ended != nil, m.Emergency != nil) {
+		return FromHost{}, fmt.Errorf("%w: want exactly one of hello, ack, ended, emergency", ErrMessage)
 	}
 	return m, nil
 }

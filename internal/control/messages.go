@@ -204,6 +204,7 @@ type ToHost struct {
 	Open   *Session   `json:"open,omitempty"` // open, or renew when the session is known: replace its TTL
 	Close  *CloseHost `json:"close,omitempty"`
 	Ping   *Ping      `json:"ping,omitempty"`
+	Told   *Told      `json:"told,omitempty"`
 }
 
 // Sync is the whole truth at the start of a stream: the host ends every session
@@ -227,6 +228,8 @@ type FromHost struct {
 	Hello *Hello `json:"hello,omitempty"` // first message of every stream
 	Ack   *Ack   `json:"ack,omitempty"`
 	Ended *Ended `json:"ended,omitempty"`
+	// Emergency tells of a use of break-glass, once the host is connected again.
+	Emergency *EmergencyReport `json:"emergency,omitempty"`
 }
 
 // Hello introduces the agent.

@@ -33,6 +33,7 @@ const (
 	Service  = "service"  // string: name of a service
 	Session  = "session"  // key.ID of a session
 	Token    = "token"    // key.ID: the public number of a join token, never its text
+	Key      = "key"      // key.ID: the public number of an emergency key, never its text
 	Kind     = "kind"     // string: what a knock asks for
 
 	Count    = "count"    // int: how many
