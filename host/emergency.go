@@ -1,12 +1,14 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +59,7 @@ type emergency struct {
 
 	mu    sync.Mutex // guards what follows
 	state emergencyState
+	shown []emergencyOpening // what is open, for status
 	// refused counts valid knocks at a host that was not alone, unwritten those that
 	// could not be recorded, failed those the firewall could not be changed for.
 	refused, unwritten, failed uint64
@@ -126,6 +129,7 @@ func (e *emergency) told(ctx context.Context, sequence uint64) {
 // closed meanwhile. It is called before run and the sessions' owner.
 func (e *emergency) adopt(ctx context.Context, kernel []firewall.Pinhole) error {
 	if err := e.load(); err != nil {
+		e.fault = err // run tries again
 		return err
 	}
 	held := make(map[firewall.Pinhole]bool, len(kernel))
@@ -145,6 +149,7 @@ func (e *emergency) adopt(ctx context.Context, kernel []firewall.Pinhole) error 
 			e.open[o.ID] = emergencyAt{o, c}
 		}
 	}
+	e.show()
 	if len(change.Revoke) == 0 {
 		return nil
 	}
@@ -297,7 +302,6 @@ func (e *emergency) reload() {
 // load reads the state.
 func (e *emergency) load() error {
 	info, err := os.Stat(e.store.path(emergencyName))
-	e.seen = info // nil when there is none
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -305,6 +309,7 @@ func (e *emergency) load() error {
 	if err != nil {
 		return err
 	}
+	e.seen = info // nil when there is none
 	e.adoptState(state)
 	return nil
 }
@@ -371,6 +376,19 @@ func (e *emergency) follow() {
 			e.giveUp(want[id].opening, fault)
 		}
 	}
+	e.show()
+}
+
+// show makes what is open known to status.
+func (e *emergency) show() {
+	shown := make([]emergencyOpening, 0, len(e.open))
+	for _, at := range e.open {
+		shown = append(shown, at.opening)
+	}
+	slices.SortFunc(shown, func(a, b emergencyOpening) int { return cmp.Compare(a.Until, b.Until) })
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.shown = shown
 }
 
 // giveUp closes an opening that the firewall could not be changed for. It does not
@@ -469,8 +487,8 @@ func (e *emergency) status() EmergencyStatus {
 			s.Knocks[spa.Reason(r).String()] = n
 		}
 	}
-	for _, o := range e.state.Openings {
-		if left := o.Until - now; o.Boot == e.boot && !o.Closed && left > 0 {
+	for _, o := range e.shown {
+		if left := o.Until - now; left > 0 {
 			s.Openings = append(s.Openings, EmergencyOpeningStatus{
 				o.ID, o.Key, o.Counter, o.Service, o.Port, o.Source,
 				control.Duration(left.Round(time.Millisecond)),

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +11,9 @@ import (
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/spa/key"
 )
+
+// awaitClosed bounds the wait for the agent to follow a command.
+const awaitClosed = 5 * time.Second
 
 // EmergencyKeyInfo is one emergency key without its secret.
 type EmergencyKeyInfo struct {
@@ -115,6 +119,39 @@ func CloseEmergency(folder string, id key.ID) (int, error) {
 		return 0, nil
 	}
 	return closed, err
+}
+
+// AwaitEmergencyClosed waits until the running agent has none open that the state
+// folder says is closed or whose key is gone, for 5 s at most. It returns
+// [ErrNotRunning] when no agent runs.
+func AwaitEmergencyClosed(ctx context.Context, s Settings) error {
+	ctx, cancel := context.WithTimeout(ctx, awaitClosed)
+	defer cancel()
+	tick := time.NewTicker(emergencyLook / 5)
+	defer tick.Stop()
+	for {
+		state, err := emergencyStore{s.State}.load()
+		if err != nil {
+			return err
+		}
+		status, err := ReadStatus(ctx, s.StatusSocket)
+		if err != nil {
+			return err
+		}
+		closed := func(o EmergencyOpeningStatus) bool {
+			return !slices.ContainsFunc(state.Openings, func(x emergencyOpening) bool {
+				return x.ID == o.ID && !x.Closed
+			})
+		}
+		if !slices.ContainsFunc(status.Emergency.Openings, closed) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ErrNotClosed
+		case <-tick.C:
+		}
+	}
 }
 
 // close marks the openings that which says as closed, and returns their records.

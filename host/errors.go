@@ -18,6 +18,7 @@ var (
 		"left as it is: run that version")
 	ErrEmergencyMany = errors.New("this host has 32 emergency keys already: revoke one")
 	ErrNoEmergency   = errors.New("no such emergency key or opening")
+	ErrNotClosed     = errors.New("the agent has not closed it yet; its log tells why")
 	ErrAuditLine     = errors.New("not a whole line of the audit")
 	ErrAuditHash     = errors.New("the line was changed: its hash is another")
 	ErrAuditGap      = errors.New("the line does not follow the one before: some are missing or were added")

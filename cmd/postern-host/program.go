@@ -67,8 +67,8 @@ func (p program) run(ctx context.Context, args []string) error {
 		EnableBashCompletion: true,
 		ExitErrHandler:       func(*cli.Context, error) {}, // report does it
 		Commands: []*cli.Command{
-			p.enroll(), p.protect(), p.confirm(), p.unprotect(), p.serve(), p.status(), p.doctor(), p.firewall(),
-			p.version(), p.completion(),
+			p.enroll(), p.protect(), p.confirm(), p.unprotect(), p.serve(), p.status(), p.doctor(), p.emergency(),
+			p.firewall(), p.version(), p.completion(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

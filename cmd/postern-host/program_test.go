@@ -115,7 +115,9 @@ func TestCheckPrintsAConfigurationThatReadsBackAndTouchesNothing(t *testing.T) {
 }
 
 func TestHelpOfEachCommandEndsWithAnExample(t *testing.T) {
-	for _, name := range []string{"enroll", "serve", "status", "doctor", "version", "completion"} {
+	for _, name := range []string{
+		"enroll", "protect", "confirm", "unprotect", "serve", "status", "doctor", "emergency", "firewall", "version", "completion",
+	} {
 		got := command(t, "", name, "--help")
 		if got.code != exitOK || !strings.Contains(got.out, "postern-host "+name) {
 			t.Errorf("%s --help: code %d:\n%s", name, got.code, got.out)

@@ -96,7 +96,24 @@ func printStatus(w io.Writer, s host.Status, now time.Time) error {
 	for _, x := range s.Pinholes {
 		row("  %s\tto port %d, %s left", x.Source, x.Port, time.Duration(x.Left).Round(time.Second))
 	}
+	printEmergency(row, s.Emergency)
 	return t.Flush()
+}
+
+func printEmergency(row func(format string, args ...any), e host.EmergencyStatus) {
+	if len(e.Keys) == 0 && len(e.Openings) == 0 {
+		return
+	}
+	ready := "refused while there is a controller"
+	if e.Ready {
+		ready = "would be taken now"
+	}
+	row("emergency\t%d keys, knocks %s; %d refused, %d not recorded, %d failed, %d records not told",
+		len(e.Keys), ready, e.Refused, e.Unwritten, e.Failed, e.Untold)
+	for _, o := range e.Openings {
+		row("  %s\tOPEN: %s (%s) to %s, key %s use %d, %s left", o.ID, o.Service, o.Port, o.Source, o.Key,
+			o.Counter, time.Duration(o.Left).Round(time.Second))
+	}
 }
 
 func onOff(on bool) string {

@@ -102,7 +102,7 @@ func (p program) app() *cli.App {
 			},
 		},
 		Commands: []*cli.Command{
-			p.enroll(), p.services(), p.knock(), p.connect(), p.status(), p.version(), p.completion(),
+			p.enroll(), p.services(), p.knock(), p.connect(), p.status(), p.emergency(), p.version(), p.completion(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -179,7 +179,7 @@ func exitCode(err error) int {
 		return exitUnreachable
 	case errors.Is(err, client.ErrNoAnswer), errors.Is(err, client.ErrNoAddress),
 		errors.Is(err, client.ErrNoControl), errors.Is(err, client.ErrHostSilent),
-		errors.Is(err, client.ErrTokenOver):
+		errors.Is(err, client.ErrTokenOver), errors.Is(err, client.ErrStillShut):
 		return exitNoAnswer
 	}
 	return exitFailed

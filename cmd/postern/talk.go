@@ -69,6 +69,8 @@ func hints(err error) []string {
 		return quiet.hints()
 	case errors.As(err, &usage):
 		return []string{"postern COMMAND --help shows what there is"}
+	case errors.Is(err, client.ErrStillShut):
+		return emergencyHints()
 	case errors.Is(err, client.ErrPublicListen):
 		return []string{"listen on 127.0.0.1, or add --listen-anyone if others shall use your session"}
 	case errors.Is(err, client.ErrNotEnrolled):
