@@ -33,6 +33,7 @@ func (a administration) Status(context.Context) (api.Status, error) {
 		Granted: a.counters.granted.Load(), Denied: a.counters.denied.Load(),
 		Busy: a.counters.busy.Load(), Dropped: a.kernelDrops(),
 		CertificateExpires: a.certificate.expires().UTC(),
+		Emergencies:        a.counters.emergencies.Load(), BadReports: a.counters.badReports.Load(),
 	}
 	a.directory.mu.RLock()
 	for _, m := range a.directory.machines {

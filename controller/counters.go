@@ -13,6 +13,9 @@ type counters struct {
 	granted    atomic.Uint64
 	denied     atomic.Uint64
 	busy       atomic.Uint64 // valid knocks turned away for lack of room
+
+	emergencies atomic.Uint64 // records that hosts told
+	badReports  atomic.Uint64 // reports of hosts that make no sense
 }
 
 func (c *counters) knock(r spa.Reason)     { c.knocks[r].Add(1) }

@@ -21,5 +21,6 @@ var (
 	errReplaced       = errors.New("a newer stream of the same host took over")
 	errSlow           = errors.New("the host does not keep up with its orders")
 	errRemoved        = errors.New("the identity was revoked")
+	errContradicts    = errors.New("another record of this number is known already")
 	errNoDoor         = errors.New("nobody was let in from this address")
 )

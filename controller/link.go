@@ -154,7 +154,10 @@ func (c *Controller) serveLink(ctx context.Context, caller api.Caller, stream ap
 	c.sessions.attach(l, hello.Sessions)
 	defer c.sessions.detach(l)
 	log.Info("host connected", logkeys.Source, caller.Source, logkeys.Version, printable(hello.Version))
-	err = l.run(ctx, stream, func(e control.Ended) { c.sessions.endedByHost(l.host, e) })
+	err = l.run(ctx, stream, heard{
+		ended:     func(e control.Ended) { c.sessions.endedByHost(l.host, e) },
+		emergency: func(r control.EmergencyReport) { c.told(l, caller.Name, r) },
+	})
 	log.Info("host disconnected", logkeys.Error, err)
 	return err
 }
@@ -189,14 +192,20 @@ func readHello(ctx context.Context, stream api.AgentStream) (control.Hello, erro
 	return h, nil
 }
 
+// heard is what becomes of a host's messages.
+type heard struct {
+	ended     func(control.Ended)
+	emergency func(control.EmergencyReport)
+}
+
 // run reads, writes and pings until one of them fails.
-func (l *link) run(ctx context.Context, stream api.AgentStream, onEnded func(control.Ended)) error {
+func (l *link) run(ctx context.Context, stream api.AgentStream, to heard) error {
 	outer := ctx
 	g, ctx := errgroup.WithContext(outer)
 	stop := context.AfterFunc(ctx, stream.Close) // wakes the reader and the writer
 	defer stop()
 	g.Go(func() error { return l.write(ctx, stream) })
-	g.Go(func() error { return l.read(stream, onEnded) })
+	g.Go(func() error { return l.read(stream, to) })
 	g.Go(func() error { return l.ping(ctx) })
 	err := g.Wait()
 	if cause := context.Cause(outer); cause != nil {
@@ -238,7 +247,7 @@ func timed(order control.ToHost, now time.Time) control.ToHost {
 	return order
 }
 
-func (l *link) read(stream api.AgentStream, onEnded func(control.Ended)) error {
+func (l *link) read(stream api.AgentStream, to heard) error {
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -250,9 +259,11 @@ func (l *link) read(stream api.AgentStream, onEnded func(control.Ended)) error {
 				return err
 			}
 		case m.Ended != nil:
-			onEnded(*m.Ended)
+			to.ended(*m.Ended)
+		case m.Emergency != nil:
+			to.emergency(*m.Emergency)
 		default:
-			return errors.New("the host sent neither an acknowledgement nor an end")
+			return errors.New("the host sent neither an acknowledgement, nor an end, nor an emergency")
 		}
 	}
 }

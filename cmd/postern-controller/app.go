@@ -68,8 +68,8 @@ Examples:
 		},
 		Commands: []*cli.Command{
 			initCommand(), serveCommand(), statusCommand(), tokenCommand(), deviceCommand(), hostCommand(),
-			serviceCommand(), grantCommand(), sessionCommand(), policyCommand(), completionCommand(s.out),
-			versionCommand(),
+			serviceCommand(), grantCommand(), sessionCommand(), emergencyCommand(), policyCommand(),
+			completionCommand(s.out), versionCommand(),
 		},
 	}
 }

@@ -170,7 +170,7 @@ func TestAnAdministratorsDay(t *testing.T) {
 	}
 	s.ok("grant", "remove", "ana", "ssh")
 	s.ok("policy", "reload")
-	for _, list := range []string{"device", "host", "service", "session", "token"} {
+	for _, list := range []string{"device", "host", "service", "session", "token", "emergency"} {
 		if out := s.ok(list, "list", "--json"); strings.TrimSpace(out) != "[]" {
 			t.Errorf("%s list --json of nothing prints %q, want []", list, out)
 		}

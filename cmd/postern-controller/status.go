@@ -57,6 +57,7 @@ func printStatus(c *cli.Context, s api.Status) error {
 	line("hosts", "%d, %d connected", s.Hosts, s.Online)
 	line("services", "%d", s.Services)
 	line("sessions", "%d", s.Sessions)
+	line("emergencies", "%d records told by hosts, %d not credible", s.Emergencies, s.BadReports)
 	line("answered", "%d granted, %d denied, %d turned away busy", s.Granted, s.Denied, s.Busy)
 	for _, reason := range slices.Sorted(maps.Keys(s.Knocks)) {
 		line("knocks: "+reason, "%d", s.Knocks[reason])

@@ -27,6 +27,8 @@ const (
 	pathGrants   = "/v1/grants"
 	pathSessions = "/v1/sessions"
 	pathReload   = "/v1/reload"
+
+	pathEmergencies = "/v1/emergencies"
 )
 
 // ErrInUse is returned when another controller serves the socket.
@@ -52,6 +54,7 @@ type Administration interface {
 	AllSessions(context.Context) ([]control.SessionInfo, error)
 	RevokeSession(ctx context.Context, id key.ID) (Cut, error)
 	ReloadPolicy(context.Context) (Cut, error)
+	Emergencies(context.Context) ([]EmergencyInfo, error)
 }
 
 // AdminServer serves the administrator's commands on a unix socket.
@@ -162,6 +165,7 @@ func (s *AdminServer) handler() http.Handler {
 	get(pathHosts, func(ctx context.Context) (any, error) { return a.Hosts(ctx) })
 	get(pathServices, func(ctx context.Context) (any, error) { return a.AllServices(ctx) })
 	get(pathGrants, func(ctx context.Context) (any, error) { return a.Grants(ctx) })
+	get(pathEmergencies, func(ctx context.Context) (any, error) { return a.Emergencies(ctx) })
 	get(pathSessions, func(ctx context.Context) (any, error) { return a.AllSessions(ctx) })
 
 	handle(mux, "POST "+pathReload, s.Log, func(ctx context.Context, _ empty) (any, error) {

@@ -173,6 +173,11 @@ func (a *Admin) RemoveGrant(ctx context.Context, r GrantRequest) (Cut, error) {
 	return ask[Cut](ctx, a, http.MethodDelete, pathGrants, r)
 }
 
+// Emergencies lists what hosts told of their emergency keys, in the order it came.
+func (a *Admin) Emergencies(ctx context.Context) ([]EmergencyInfo, error) {
+	return ask[[]EmergencyInfo](ctx, a, http.MethodGet, pathEmergencies, nil)
+}
+
 // AllSessions lists the live sessions.
 func (a *Admin) AllSessions(ctx context.Context) ([]control.SessionInfo, error) {
 	return ask[[]control.SessionInfo](ctx, a, http.MethodGet, pathSessions, nil)

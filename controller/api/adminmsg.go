@@ -86,6 +86,15 @@ type GrantInfo struct {
 	From     string           `json:"from"` // "command", or file and line
 }
 
+// EmergencyInfo is one record that a host told of its emergency keys.
+type EmergencyInfo struct {
+	Host     key.ID                  `json:"host"`
+	Name     string                  `json:"name"` // the host's
+	Received time.Time               `json:"received"`
+	Record   control.EmergencyRecord `json:"record"`
+	Hash     string                  `json:"hash"` // in the host's chain
+}
+
 // Cut tells what a revocation did besides being recorded.
 type Cut struct {
 	Sessions int `json:"sessions"` // ended
@@ -116,7 +125,11 @@ type Status struct {
 	Granted    uint64            `json:"granted"`
 	Denied     uint64            `json:"denied"`
 	Busy       uint64            `json:"busy"`
-	Dropped    uint64            `json:"kernel_dropped"` // by a receive buffer that was full
+	// Emergencies are records that hosts told of since the start; BadReports, those
+	// that made no sense or contradicted what was known.
+	Emergencies uint64 `json:"emergencies"`
+	BadReports  uint64 `json:"bad_reports"`
+	Dropped     uint64 `json:"kernel_dropped"` // by a receive buffer that was full
 	// CertificateExpires is the end of the controller's own, renewed before.
 	CertificateExpires time.Time `json:"certificate_expires"`
 }
