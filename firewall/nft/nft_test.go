@@ -3,7 +3,6 @@
 package nft_test
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"path/filepath"
@@ -203,50 +202,6 @@ func TestNetNSChoosesTheNamespace(t *testing.T) {
 	n.Run(t, "nft", "list", "table", "inet", "elsewhere") // fails when it is not there
 }
 
-func BenchmarkApply(b *testing.B) {
-	for _, size := range []int{0, 10_000, 100_000} {
-		b.Run("elements="+map[int]string{0: "0", 10_000: "10k", 100_000: "100k"}[size],
-			func(b *testing.B) { benchmarkApply(b, size) })
-	}
-}
-
-func benchmarkApply(b *testing.B, size int) {
-	f := newFirewall(b, testkit.Netns(b), nft.Config{})
-	ctx := context.Background()
-	if err := f.Install(ctx, firewall.Rules{}); err != nil {
-		b.Fatal(err)
-	}
-	p := firewall.Pinhole{Protocol: firewall.UDP, Source: netip.MustParseAddr("10.0.0.0"),
-		SourcePort: 40000, Port: 4042, TTL: time.Hour}
-	for size > 0 {
-		var c firewall.Change
-		for ; size > 0 && len(c.Open) < 5000; size-- {
-			p.Source = p.Source.Next()
-			c.Open = append(c.Open, p)
-		}
-		if err := f.Apply(ctx, c); err != nil {
-			b.Fatal(err)
-		}
-	}
-	p.Source = netip.MustParseAddr("192.0.2.1")
-	pinhole := []firewall.Pinhole{p}
-	changes := map[string]firewall.Change{"refresh": {Open: pinhole}, "revoke": {Revoke: pinhole}}
-	for _, name := range []string{"refresh", "revoke"} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				if err := f.Apply(ctx, changes[name]); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-	b.Run("open+revoke", func(b *testing.B) {
-		for b.Loop() {
-			for _, c := range []firewall.Change{{Open: pinhole}, {Revoke: pinhole}} {
-				if err := f.Apply(ctx, c); err != nil {
-					b.Fatal(err)
-				}
-			}
-		}
-	})
+func BenchmarkFirewall(b *testing.B) {
+	fwtest.Bench(b, func() (firewall.Firewall, error) { return nft.New(nft.Config{}) })
 }
