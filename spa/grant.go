@@ -15,7 +15,7 @@ const (
 	maxAddresses = 2
 	addressSize  = 16 + 2 // address, port
 	grantSize    = key.IDSize + timeSize + key.Size + PinSize + key.IDSize + 1 +
-		maxAddresses*addressSize
+		maxAddresses*addressSize + 1 + 2 // flags, knock port
 )
 
 // Grant lets the knock's sender in. For a knock of [KindControl] it is the
@@ -28,6 +28,9 @@ type Grant struct {
 	Host      key.ID           // whom the certificate must name
 	Addresses []netip.AddrPort // one or two, the likelier first
 	Flags     GrantFlags
+	// KnockPort is where host knocks go when the service is reached directly: Addresses
+	// have its own port. It is set with [FlagDirect], and only then.
+	KnockPort uint16
 }
 
 // GrantFlags say how the service is reached. The zero value is a tunnel that
@@ -42,18 +45,24 @@ const (
 	FlagUDP GrantFlags = 1 << 1
 	// FlagAddress: any source port of the client's address may come in.
 	FlagAddress GrantFlags = 1 << 2
+
+	knownFlags = FlagDirect | FlagUDP | FlagAddress
 )
 
 // writeGrant writes a grant's part of a reply.
 //
 //	session 16 | deadline 8 | host-knock secret 32 | pin 32 | host 16 |
-//	number of addresses 1 | each: address 16, port 2
+//	number of addresses 1 | two times: address 16, port 2 (zero when there is one) |
+//	flags 1 | knock port 2
 func writeGrant(w *writer, g *Grant) error {
 	if len(g.Addresses) == 0 || len(g.Addresses) > maxAddresses || g.Knock.IsZero() {
 		return ErrGrant
 	}
 	if !timely(g.Deadline) {
 		return ErrTime
+	}
+	if !g.flagged() {
+		return fmt.Errorf("flags %08b, knock port %d: %w", g.Flags, g.KnockPort, ErrGrant)
 	}
 	w.bytes(g.Session[:], key.IDSize)
 	w.time(g.Deadline)
@@ -68,6 +77,9 @@ func writeGrant(w *writer, g *Grant) error {
 		w.address(a.Addr())
 		w.uint16(a.Port())
 	}
+	w.bytes(nil, (maxAddresses-len(g.Addresses))*addressSize) // zeros
+	w.byte(byte(g.Flags))
+	w.uint16(g.KnockPort)
 	return nil
 }
 
@@ -95,5 +107,16 @@ func readGrant(r *reader) (*Grant, bool) {
 		}
 		g.Addresses = append(g.Addresses, netip.AddrPortFrom(a, port))
 	}
-	return g, true
+	if !allZero(r.take((maxAddresses - n) * addressSize)) { // PROTOCOL 4.4
+		return nil, false
+	}
+	g.Flags = GrantFlags(r.byte())
+	g.KnockPort = r.uint16()
+	return g, g.flagged()
+}
+
+// flagged reports whether the flags are known and agree with the knock port.
+func (g *Grant) flagged() bool { // PROTOCOL 4.5
+	direct := g.Flags&FlagDirect != 0
+	return g.Flags&^knownFlags == 0 && direct == (g.KnockPort != 0)
 }
