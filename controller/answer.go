@@ -3,9 +3,12 @@ package controller
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
+	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/spa"
 )
@@ -41,10 +44,25 @@ func (c *Controller) answerAccess(ctx context.Context, a accepted) spa.Reply {
 	c.log.Info("access granted", logkeys.Session, o.session, logkeys.Device, a.Identity, logkeys.User,
 		o.user, logkeys.Service, a.Request.Service, logkeys.Host, o.host, logkeys.Source, source,
 		logkeys.Deadline, o.deadline)
-	return spa.Reply{Grant: &spa.Grant{
+	grant := &spa.Grant{
 		Session: o.session, Deadline: o.deadline, Knock: o.knock, Pin: pin, Host: o.host,
-		Addresses: o.addresses,
-	}}
+		Addresses: o.addresses, Flags: o.access.Flags(),
+	}
+	if o.access.Mode == control.ModeDirect {
+		grant.Addresses, grant.KnockPort = o.direct()
+	}
+	return spa.Reply{Grant: grant}
+}
+
+// direct returns the service's own addresses, and the port of the tunnel's end.
+func (o opened) direct() ([]netip.AddrPort, uint16) {
+	_, text, _ := net.SplitHostPort(o.target)
+	port, _ := strconv.ParseUint(text, 10, 16) // checked when the service was made
+	own := make([]netip.AddrPort, 0, len(o.addresses))
+	for _, a := range o.addresses {
+		own = append(own, netip.AddrPortFrom(a.Addr(), uint16(port)))
+	}
+	return own, o.addresses[0].Port()
 }
 
 // answerControl opens the control port's door to an enrolled identity, or to

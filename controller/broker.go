@@ -131,7 +131,7 @@ func (b broker) Services(_ context.Context, caller api.Caller) (control.Services
 		host, _ := b.directory.machine(s.Host)
 		out.Services = append(out.Services, control.Service{
 			Name: s.Name, Host: host.Name, Online: b.sessions.online(s.Host) != nil,
-			For: control.Duration(v.until.Sub(now)),
+			For: control.Duration(v.until.Sub(now)), Access: v.access,
 		})
 	}
 	slices.SortFunc(out.Services, func(a, b control.Service) int { return cmp.Compare(a.Name, b.Name) })
@@ -197,6 +197,7 @@ func told(err error) error {
 		{identity.ErrUser, api.ErrInvalid},
 		{identity.ErrLifetime, api.ErrInvalid},
 		{identity.ErrTarget, api.ErrInvalid},
+		{control.ErrAccess, api.ErrInvalid},
 		{policy.ErrFor, api.ErrInvalid},
 		{policy.ErrEmpty, api.ErrInvalid},
 	} {

@@ -172,7 +172,9 @@ func (d *directory) judge(device key.ID, service string, asked time.Duration,
 	decision := d.policy.Load().Decide(policy.Request{
 		User: m.User, Service: service, Asked: asked, Now: now,
 	})
-	return verdict{user: m.User, host: s.Host, target: s.Target, until: decision.Until}, decision.Allowed
+	return verdict{
+		user: m.User, host: s.Host, target: s.Target, access: s.Access.Resolved(), until: decision.Until,
+	}, decision.Allowed
 }
 
 // allServices returns a copy, in no order.

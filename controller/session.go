@@ -32,6 +32,7 @@ type session struct {
 	service  string
 	host     key.ID
 	target   string
+	access   control.Access // resolved
 	source   netip.Addr
 	started  time.Time
 	deadline time.Time // as the host acknowledged it
@@ -47,7 +48,7 @@ type session struct {
 // order returns what the host is told. The TTL is filled in when it is written.
 func (s *session) order(deadline time.Time) control.Session {
 	return control.Session{
-		ID: s.id, Device: s.device, Service: s.service, Target: s.target, Source: s.source,
+		ID: s.id, Device: s.device, Service: s.service, Target: s.target, Access: s.access, Source: s.source,
 		Deadline: deadline, Knock: control.HostKnockText{HostKnock: s.knock},
 	}
 }
@@ -60,12 +61,13 @@ func (s *session) over(now time.Time) bool {
 // record is a session in the store: a live one with its secret, or the note that
 // it has ended.
 type record struct {
-	ID       key.ID                 `json:"id"`
-	Device   key.ID                 `json:"device"`
-	User     string                 `json:"user"`
-	Service  string                 `json:"service"`
-	Host     key.ID                 `json:"host"`
-	Target   string                 `json:"target"`
+	ID      key.ID `json:"id"`
+	Device  key.ID `json:"device"`
+	User    string `json:"user"`
+	Service string `json:"service"`
+	Host    key.ID `json:"host"`
+	Target  string `json:"target"`
+	control.Access
 	Source   netip.Addr             `json:"source"`
 	Started  time.Time              `json:"started"`
 	Deadline time.Time              `json:"deadline"`
@@ -76,7 +78,7 @@ type record struct {
 func (s *session) record() record {
 	return record{
 		ID: s.id, Device: s.device, User: s.user, Service: s.service, Host: s.host,
-		Target: s.target, Source: s.source, Started: s.started, Deadline: s.deadline,
+		Target: s.target, Access: s.access, Source: s.source, Started: s.started, Deadline: s.deadline,
 		Knock: &control.HostKnockText{HostKnock: s.knock},
 	}
 }
@@ -94,7 +96,7 @@ func (r record) session(now time.Time) *session {
 	deadline := now.Add(r.Deadline.Sub(now))
 	return &session{
 		id: r.ID, device: r.Device, user: r.User, service: r.Service, host: r.Host,
-		target: r.Target, source: r.Source, started: r.Started, deadline: deadline,
+		target: r.Target, access: r.Access.Resolved(), source: r.Source, started: r.Started, deadline: deadline,
 		knock: r.Knock.HostKnock, state: live, ordered: deadline,
 	}
 }

@@ -36,6 +36,7 @@ type verdict struct {
 	user   string
 	host   key.ID
 	target string
+	access control.Access // resolved
 	until  time.Time
 }
 
@@ -116,7 +117,9 @@ type opened struct {
 	user      string
 	deadline  time.Time
 	knock     key.HostKnock
-	addresses []netip.AddrPort
+	addresses []netip.AddrPort // of the tunnel's end
+	target    string
+	access    control.Access
 }
 
 // ask is a client's wish for an access.
@@ -170,12 +173,12 @@ func (m *sessions) place(a ask, v verdict, rules uint64, now time.Time) (*sessio
 		return nil, ticket{}, errOffline
 	}
 	order := s.order(v.until)
-	order.Source, order.Target = a.source, v.target
+	order.Source, order.Target, order.Access = a.source, v.target, v.access
 	t, err := l.send(control.ToHost{Open: &order})
 	if err != nil {
 		return nil, ticket{}, errOffline
 	}
-	s.ordered, s.source, s.target = v.until, a.source, v.target
+	s.ordered, s.source, s.target, s.access = v.until, a.source, v.target, v.access
 	if s.state == opening {
 		m.addLocked(s)
 	} else {
@@ -203,7 +206,7 @@ func (m *sessions) pickLocked(a ask, v verdict, now time.Time) (*session, error)
 	}
 	return &session{
 		id: key.NewID(), device: a.device, user: v.user, service: a.service, host: v.host,
-		target: v.target, source: a.source, started: now, deadline: v.until,
+		target: v.target, access: v.access, source: a.source, started: now, deadline: v.until,
 		knock: key.NewHostKnock(), state: opening,
 	}, nil
 }
@@ -232,7 +235,7 @@ func (m *sessions) settle(s *session, l *link, answer error) (opened, error) {
 	m.ledger.put(s.record())
 	return opened{
 		session: s.id, host: s.host, user: s.user, deadline: s.deadline, knock: s.knock,
-		addresses: l.addresses(),
+		addresses: l.addresses(), target: s.target, access: s.access,
 	}, nil
 }
 
@@ -336,7 +339,7 @@ func (m *sessions) adoptLocked(host key.ID, r control.Session, now time.Time) {
 		return
 	}
 	v, ok := m.judge.judge(r.Device, r.Service, 0, now)
-	if !ok || v.host != host || v.target != r.Target || len(m.byHost[host]) >= maxHostSessions ||
+	if !ok || v.host != host || v.target != r.Target || v.access != r.Access.Resolved() || len(m.byHost[host]) >= maxHostSessions ||
 		m.devices[r.Device] >= maxDeviceSessions || len(m.byID) >= maxSessions {
 		m.log.Info("session of a host not adopted", logkeys.Session, r.ID, logkeys.Host, host)
 		return
@@ -346,7 +349,7 @@ func (m *sessions) adoptLocked(host key.ID, r control.Session, now time.Time) {
 		deadline = v.until
 	}
 	s := &session{
-		id: r.ID, device: r.Device, user: v.user, service: r.Service, host: host, target: v.target,
+		id: r.ID, device: r.Device, user: v.user, service: r.Service, host: host, target: v.target, access: v.access,
 		source: r.Source.Unmap(), started: now, deadline: deadline, ordered: deadline,
 		knock: r.Knock.HostKnock, state: live,
 	}
@@ -401,7 +404,7 @@ func (m *sessions) rejudgeBatch(ids []key.ID) (tickets []ticket) {
 			continue // the sweep's
 		}
 		v, ok := m.judge.judge(s.device, s.service, 0, now)
-		if !ok || v.host != s.host || v.target != s.target || v.user != s.user {
+		if !ok || v.host != s.host || v.target != s.target || v.access != s.access || v.user != s.user {
 			tickets = append(tickets, m.endLocked(s, reasonRevoked))
 			continue
 		}

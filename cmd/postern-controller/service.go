@@ -4,6 +4,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/controller/api"
+	"github.com/postern-sdp/postern/internal/control"
 )
 
 func serviceCommand() *cli.Command {
@@ -15,15 +16,25 @@ func serviceCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "add", Usage: "add a service of a host", ArgsUsage: "NAME",
-				UsageText: "postern-controller service add NAME --host HOST --target IP:PORT [--json]",
-				Description: `The target is what the host's agent dials, most often on the host itself.
+				UsageText: "postern-controller service add NAME --host HOST --target IP:PORT [--mode MODE] [--udp] " +
+					"[--bind BINDING] [--json]",
+				Description: `The mode says how clients reach the service: through a tunnel to the host itself
+(the default); through a tunnel to another machine behind it (gateway, which the host
+has to allow: its [gateway] networks); or direct, in which the host opens the service's
+own port to the client's address, and clients need nothing but a knock.
 
 Example:
-  $ postern-controller service add ssh --host web --target 127.0.0.1:22`,
+  $ postern-controller service add ssh --host web --target 127.0.0.1:22
+  $ postern-controller service add db --host web --target :5432 --mode direct
+  $ postern-controller service add printer --host web --target 10.0.0.9:631 --mode gateway`,
 				OnUsageError: asUsage, Action: serviceAdd,
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "host", Usage: "name of the `HOST` it is behind"},
-					&cli.StringFlag{Name: "target", Usage: "`IP:PORT` that the host dials"},
+					&cli.StringFlag{Name: "target", Usage: "`IP:PORT` that the host dials; :PORT with --mode direct"},
+					&cli.StringFlag{Name: "mode", Value: string(control.ModeTunnel), Usage: "`MODE`: tunnel, direct or gateway"},
+					&cli.BoolFlag{Name: "udp", Usage: "the service speaks UDP"},
+					&cli.StringFlag{Name: "bind", Usage: "whom an opening lets in: any port of the client's `address`, " +
+						"or the exact one (default: exact; address with --mode direct)"},
 					jsonFlag(),
 				},
 			},
@@ -44,12 +55,19 @@ func serviceAdd(c *cli.Context) error {
 	if c.String("host") == "" || c.String("target") == "" {
 		return usagef("--host and --target are needed")
 	}
+	access := control.Access{Mode: control.Mode(c.String("mode")), Binding: control.Binding(c.String("bind"))}
+	if c.Bool("udp") {
+		access.Transport = control.TransportUDP
+	}
+	if err := access.Validate(); err != nil {
+		return usagef("%v", err)
+	}
 	name, a, err := nameArgument(c)
 	if err != nil {
 		return err
 	}
 	s, err := a.AddService(c.Context, api.ServiceRequest{
-		Name: name, Host: c.String("host"), Target: c.String("target"),
+		Name: name, Host: c.String("host"), Target: c.String("target"), Access: access,
 	})
 	if err != nil {
 		return err
@@ -71,8 +89,8 @@ func serviceList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printList(c, services, "NAME HOST TARGET ONLINE", func(s api.ServiceInfo) []string {
-		return []string{s.Name, s.Host, s.Target, yes(s.Online)}
+	return printList(c, services, "NAME HOST MODE PROTOCOL TARGET ONLINE", func(s api.ServiceInfo) []string {
+		return []string{s.Name, s.Host, string(s.Mode), string(s.Transport), s.Target, yes(s.Online)}
 	})
 }
 

@@ -60,13 +60,15 @@ type ServiceRequest struct {
 	Name   string `json:"name"`
 	Host   string `json:"host"`   // the host's name
 	Target string `json:"target"` // ip:port that the host dials
+	control.Access
 }
 
 // ServiceInfo is one service.
 type ServiceInfo struct {
-	Name    string    `json:"name"`
-	Host    string    `json:"host"`
-	Target  string    `json:"target"`
+	Name   string `json:"name"`
+	Host   string `json:"host"`
+	Target string `json:"target"`
+	control.Access
 	Created time.Time `json:"created"`
 	Online  bool      `json:"online"`
 }

@@ -3,6 +3,8 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/postern-sdp/postern/controller/store"
@@ -12,15 +14,16 @@ import (
 
 // Service is one named target behind one host.
 type Service struct {
-	Name    string    `json:"name"`
-	Host    key.ID    `json:"host"`
-	Target  string    `json:"target"` // host:port that the host dials
+	Name   string `json:"name"`
+	Host   key.ID `json:"host"`
+	Target string `json:"target"` // host:port that the host dials; of a direct one, the port counts
+	control.Access
 	Created time.Time `json:"created"`
 }
 
 // AddService makes a service of a live host.
 func (r *Registry) AddService(s Service) error {
-	if err := errors.Join(CheckName(s.Name), checkTarget(s.Target)); err != nil {
+	if err := errors.Join(CheckName(s.Name), s.Access.Validate(), s.checkTarget()); err != nil {
 		return fmt.Errorf("add service: %w", err)
 	}
 	err := r.store.Update(func(tx store.Tx) error {
@@ -70,4 +73,15 @@ func (r *Registry) RemoveService(name string) error {
 		}
 		return tx.Delete(serviceBucket, name)
 	})
+}
+
+// checkTarget reports whether the host can dial the target or, for a direct service,
+// open its port.
+func (s Service) checkTarget() error {
+	if _, port, ok := strings.Cut(s.Target, ":"); ok && s.Mode == control.ModeDirect {
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil && n != 0 && strings.HasPrefix(s.Target, ":") {
+			return nil
+		}
+	}
+	return checkTarget(s.Target)
 }
