@@ -49,13 +49,15 @@ func (b *sessions) connect(ctx context.Context, id key.ID, who control.Identity)
 		b.mu.Unlock()
 		return nil, errExpired
 	}
-	target, device := s.order.Target, s.order.Device
+	target, device, access := s.order.Target, s.order.Device, s.order.Access.Resolved()
 	b.mu.Unlock()
 	if who.ID != device || who.Role != control.RoleClient {
 		return nil, errNotYours
 	}
-	d := net.Dialer{Timeout: targetLimit}
-	c, err := d.DialContext(ctx, "tcp", target)
+	if access.Transport != control.TransportTCP {
+		return nil, errTransport
+	}
+	c, err := b.reach.dial(ctx, "tcp", access.Mode, target)
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,7 @@ type Settings struct {
 	Tunnel       TunnelSettings    `toml:"tunnel"`
 	Firewall     FirewallSettings  `toml:"firewall"`
 	Emergency    EmergencySettings `toml:"emergency"`
+	Gateway      GatewaySettings   `toml:"gateway"`
 	Keep         []config.Keep     `toml:"keep"`
 }
 
@@ -60,6 +61,22 @@ type FirewallSettings struct {
 	Backend string   `toml:"backend"`
 	Table   string   `toml:"table"`
 	Inside  []string `toml:"inside"`
+}
+
+// GatewaySettings are the [gateway] section.
+type GatewaySettings struct {
+	Networks []string `toml:"networks"`
+}
+
+// prefixes returns the networks, valid when the settings are.
+func (g GatewaySettings) prefixes() []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range g.Networks {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			all = append(all, p.Masked())
+		}
+	}
+	return all
 }
 
 // EmergencySettings are the [emergency] section.
@@ -128,6 +145,11 @@ func (s Settings) Validate() error {
 	}
 	if d := time.Duration(s.Emergency.OnlyWhenAlone); d < 0 || d > maxAlone {
 		fault("emergency.only_when_alone", "%s is not from 0s to %s", d, maxAlone)
+	}
+	for _, text := range s.Gateway.Networks {
+		if p, err := netip.ParsePrefix(text); err != nil || p.Addr().Is4In6() {
+			fault("gateway.networks", "%q is not a prefix like 10.0.0.0/8", text)
+		}
 	}
 	if s.Firewall.Table == "" {
 		fault("firewall.table", "is empty")

@@ -129,7 +129,9 @@ func (b *sessions) bind(id key.ID, source netip.AddrPort) bool {
 	if old != source {
 		b.unadmit(id, old)
 	}
-	b.gate.Admit(source, id)
+	if !s.direct() { // whose tunnel's end nobody has business with
+		b.gate.Admit(source, id)
+	}
 	b.moved[id] = struct{}{}
 	select {
 	case b.knocked <- struct{}{}:

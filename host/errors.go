@@ -30,6 +30,8 @@ var (
 	errExpired    = errors.New("the session is over")
 	errNotYours   = errors.New("the certificate is not that of the session's device")
 	errRole       = errors.New("the certificate is not a client's")
+	errTransport  = errors.New("the service speaks another protocol")
+	errReach      = errors.New("not to be reached from this host")
 	errMismatch   = errors.New("a session of this id is for another device or service")
 	errOrder      = errors.New("the order is not usable")
 	errProtocol   = errors.New("the controller did not begin with the list of sessions")

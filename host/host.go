@@ -152,7 +152,7 @@ func (a *agent) assemble() error {
 		return err
 	}
 	a.sessions = newSessions(&sessions{
-		fw: a.Firewall, protection: a.Protection, rules: rules, ruled: bootClock(), gate: a.gate, hints: a.knocks.table, now: bootClock,
+		reach: newReach(a.Gateway.prefixes()), fw: a.Firewall, protection: a.Protection, rules: rules, ruled: bootClock(), gate: a.gate, hints: a.knocks.table, now: bootClock,
 		port: a.gate.Addr().Port(), log: a.Log,
 		onEnd:    func(e control.Ended) { a.link.tell(control.FromHost{Ended: &e}) },
 		onChange: func() { a.state.changed() },

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -40,7 +41,8 @@ type session struct {
 
 // terms are what an order says.
 type terms struct {
-	order control.Session // as last ordered, its source in plain form
+	order control.Session // as last ordered, its source in plain form, its access resolved
+	port  uint16          // of the target
 	until time.Duration   // deadline on the boot clock
 	wide  time.Duration   // until when the order's source has a wide opening
 }
@@ -80,21 +82,28 @@ func newTerms(o control.Session, now time.Duration) (terms, error) {
 	if o.ID.IsZero() || o.Device.IsZero() || o.Knock.IsZero() {
 		return terms{}, fmt.Errorf("%w: it names no session, device or secret", errOrder)
 	}
-	if _, port, err := net.SplitHostPort(o.Target); err != nil || port == "" || port == "0" {
+	if err := o.Access.Validate(); err != nil {
+		return terms{}, fmt.Errorf("%w: %w", errOrder, err)
+	}
+	o.Access = o.Access.Resolved()
+	_, text, err := net.SplitHostPort(o.Target)
+	port, parseErr := strconv.ParseUint(text, 10, 16)
+	if err != nil || parseErr != nil || port == 0 {
 		return terms{}, fmt.Errorf("%w: target %q is not host:port", errOrder, o.Target)
 	}
 	if o.TTL <= 0 {
 		return terms{}, errExpired
 	}
 	until := now + time.Duration(o.TTL)
-	return terms{order: o, until: until, wide: min(until, now+wideTTL)}, nil
+	return terms{order: o, port: uint16(port), until: until, wide: min(until, now+wideTTL)}, nil
 }
 
 // renew returns the terms of an order for a session that lives. The order's
 // source gets a wide opening only when it is not where the session is bound: a
 // client that moved, whose host knocks capture may not see, comes in by it.
 func (s *session) renew(next terms) (terms, error) {
-	if next.order.Device != s.order.Device || next.order.Service != s.order.Service {
+	if next.order.Device != s.order.Device || next.order.Service != s.order.Service ||
+		next.order.Access != s.order.Access {
 		return terms{}, errMismatch
 	}
 	if s.bound.IsValid() && s.bound.Addr() == next.order.Source {
@@ -103,18 +112,43 @@ func (s *session) renew(next terms) (terms, error) {
 	return next, nil
 }
 
-// claims are the openings to port that a session under t has, when it is bound
-// to that source or to none.
-func (t terms) claims(bound netip.AddrPort, port uint16) []claim {
-	var claims []claim
-	if bound.IsValid() {
-		claims = append(claims, claim{opening(bound.Addr(), bound.Port(), port), t.until})
+// claims are the openings that a session under t has, when it is bound to that
+// source or to none; tunnel is the port of the tunnel's end.
+//
+//	binding   not bound yet                        bound
+//	exact     –                                    the source's address and port
+//	address   every port of the order's address    every port of the source's address
+//
+// They are openings of the tunnel's port or, for a direct session, of the service's.
+// Besides them, host knocks from the order's address reach the socket for a while.
+func (t terms) claims(bound netip.AddrPort, tunnel uint16) []claim {
+	at := firewall.Pinhole{Protocol: firewall.UDP, Port: tunnel}
+	if t.direct() {
+		at.Port = t.port
+		if t.order.Transport == control.TransportTCP {
+			at.Protocol = firewall.TCP
+		}
 	}
-	if wide := opening(t.order.Source, 0, port); t.wide > 0 && wide.Validate() == nil {
+	at.Source, at.SourcePort = bound.Addr(), bound.Port()
+	if t.order.Binding == control.BindAddress {
+		at.SourcePort = 0
+		if !bound.IsValid() {
+			at.Source = t.order.Source
+		}
+	}
+	var claims []claim
+	if at.Validate() == nil {
+		claims = append(claims, claim{at, t.until})
+	}
+	wide := opening(t.order.Source, 0, tunnel)
+	if t.wide > 0 && wide.Validate() == nil && wide != at {
 		claims = append(claims, claim{wide, t.wide})
 	}
 	return claims
 }
+
+// direct reports whether the client speaks to the service itself.
+func (t terms) direct() bool { return t.order.Mode == control.ModeDirect }
 
 func opening(source netip.Addr, sourcePort, port uint16) firewall.Pinhole {
 	return firewall.Pinhole{

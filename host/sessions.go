@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -52,6 +53,7 @@ type sessions struct {
 	rules      firewall.Rules
 	ruled      time.Duration // when rules were read, on the boot clock
 	gate       gate
+	reach      *reach
 	hints      hints
 	// tunnels is set before run.
 	tunnels tunnels
@@ -89,6 +91,9 @@ func newSessions(b *sessions) *sessions {
 	b.knocked = make(chan struct{}, 1)
 	b.stopped = make(chan struct{})
 	b.holes = newPinholes()
+	if b.reach == nil {
+		b.reach = newReach(nil)
+	}
 	b.live = make(map[key.ID]*session)
 	b.moved = make(map[key.ID]struct{})
 	return b
@@ -189,6 +194,9 @@ func (b *sessions) terms(o control.Session) (terms, netip.AddrPort, error) {
 	if err != nil {
 		return terms{}, netip.AddrPort{}, err
 	}
+	if err := b.permitted(t); err != nil {
+		return terms{}, netip.AddrPort{}, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, ok := b.live[o.ID]
@@ -197,6 +205,17 @@ func (b *sessions) terms(o control.Session) (terms, netip.AddrPort, error) {
 	}
 	t, err = s.renew(t)
 	return t, s.bound, err
+}
+
+// permitted returns why the host does not serve such a session, if so.
+func (b *sessions) permitted(t terms) error {
+	if !t.direct() {
+		return b.reach.check(t.order.Mode, t.order.Target)
+	}
+	if t.port == b.port && t.order.Transport == control.TransportUDP {
+		return fmt.Errorf("%w: port %d is the tunnel's end", errOrder, t.port)
+	}
+	return nil
 }
 
 // commit makes t the terms of its session, whose pinholes are open.
@@ -288,7 +307,7 @@ func (b *sessions) adopt(records []record, kernel []firewall.Pinhole) {
 		heap.Push(&b.timers, deadline{s.until, s.order.ID})
 		b.live[s.order.ID] = s
 		b.hints.Put(s.order.ID, s.order.Knock.HostKnock)
-		if s.bound.IsValid() {
+		if s.bound.IsValid() && !s.direct() {
 			b.gate.Admit(s.bound, s.order.ID)
 		}
 	}

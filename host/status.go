@@ -74,10 +74,11 @@ type LinkStatus struct {
 
 // SessionStatus is one live session.
 type SessionStatus struct {
-	ID      key.ID           `json:"id"`
-	Device  key.ID           `json:"device"`
-	Service string           `json:"service"`
-	Target  string           `json:"target"`
+	ID      key.ID `json:"id"`
+	Device  key.ID `json:"device"`
+	Service string `json:"service"`
+	Target  string `json:"target"`
+	control.Access
 	Source  string           `json:"source"` // where it is bound, or the address in the order
 	Bound   bool             `json:"bound"`  // a host knock has come
 	Left    control.Duration `json:"left"`
@@ -87,15 +88,17 @@ type SessionStatus struct {
 
 // PinholeStatus is one opening of the kernel's.
 type PinholeStatus struct {
-	Source string           `json:"source"` // address:port, or the address alone for any port
-	Port   uint16           `json:"port"`
-	Left   control.Duration `json:"left"`
+	Protocol string           `json:"protocol"` // tcp or udp
+	Source   string           `json:"source"`   // address:port, or the address alone for any port
+	Port     uint16           `json:"port"`
+	Left     control.Duration `json:"left"`
 }
 
 func (s *session) status(now time.Duration) SessionStatus {
 	v := SessionStatus{
 		ID: s.order.ID, Device: s.order.Device, Service: s.order.Service, Target: s.order.Target,
-		Bound: s.bound.IsValid(), Left: control.Duration((s.until - now).Round(time.Millisecond)),
+		Access: s.order.Access,
+		Bound:  s.bound.IsValid(), Left: control.Duration((s.until - now).Round(time.Millisecond)),
 		Tunnels: s.tunnels, Bytes: s.bytes.Load(),
 	}
 	switch {
@@ -117,7 +120,7 @@ func (b *sessions) status() ([]SessionStatus, []PinholeStatus, error) {
 				source = net.JoinHostPort(source, fmt.Sprint(p.SourcePort))
 			}
 			pinholes = append(pinholes, PinholeStatus{
-				Source: source, Port: p.Port, Left: control.Duration(p.TTL.Round(time.Millisecond)),
+				Protocol: p.Protocol.String(), Source: source, Port: p.Port, Left: control.Duration(p.TTL.Round(time.Millisecond)),
 			})
 		}
 	})

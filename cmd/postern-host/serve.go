@@ -146,6 +146,8 @@ func printSettings(w io.Writer, s host.Settings) error {
 	line("backend", strconv.Quote(s.Firewall.Backend))
 	line("table", strconv.Quote(s.Firewall.Table))
 	line("inside", list(s.Firewall.Inside))
+	b.WriteString("\n[gateway]\n")
+	line("networks", list(s.Gateway.Networks))
 	b.WriteString("\n[emergency]\n")
 	line("only_when_alone", strconv.Quote(time.Duration(s.Emergency.OnlyWhenAlone).String()))
 	for _, k := range s.Keep {
