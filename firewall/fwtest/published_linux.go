@@ -170,10 +170,23 @@ func (n *network) startPublished(t *testing.T, behind station) []*flow {
 	return flows
 }
 
-// publishedCut: the machine behind goes on sending by itself; that must end too.
+// publishedCut: the machine behind goes on sending by itself; that must end too,
+// also when the flow was there before the firewall.
 func publishedCut(t *testing.T, n *network) {
 	behind := n.addBehind(t)
+	var before []*flow
+	for _, to := range n.host.addresses() {
+		for _, p := range protocols() {
+			before = append(before, startFlow(t, p, way{from: n.neighbour, server: behind,
+				at:    netip.AddrPortFrom(to, portPublished),
+				local: netip.AddrPortFrom(behind.in(to), portBehind)}))
+		}
+	}
 	n.install(t, insideRules())
+	for _, f := range before {
+		f.wantCut(t)
+		f.host.Close()
+	}
 	flows := n.startPublished(t, behind)
 	for _, f := range flows {
 		n.revoke(t, f.pinhole)

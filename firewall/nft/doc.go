@@ -47,7 +47,8 @@
 // look-up takes the client's address and port from the packet and the port that
 // was asked for from conntrack, which remembers it for replies too. What DNAT
 // does not send on is not looked up: a pinhole never routes anybody through the
-// host. The servers behind are to the forward chain what doors are to the others;
+// host. (A port that is redirected to another one of the host itself is known to
+// the input chain by the latter.) The servers behind are to the forward chain what doors are to the others;
 // a UDP server that was published before the first pinhole to it is not yet among
 // them, and one that is can begin no flow from that port.
 //

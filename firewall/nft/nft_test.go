@@ -5,6 +5,7 @@ package nft_test
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -162,6 +163,37 @@ func TestATableOfAnOlderVersionIsReplacedWithItsPinholesOpen(t *testing.T) {
 		if strings.Contains(part, "chain ") && !slices.Contains(got, part) {
 			t.Errorf("missing:\n%s", part)
 		}
+	}
+}
+
+// TestATableRestoredFromASavedRulesetIsTakenOver does what an administrator does
+// who keeps the whole rule set in a file.
+func TestATableRestoredFromASavedRulesetIsTakenOver(t *testing.T) {
+	n := testkit.Netns(t)
+	f := newFirewall(t, n, nft.Config{})
+	if err := f.Install(t.Context(), exampleRules()); err != nil {
+		t.Fatal(err)
+	}
+	p := firewall.Pinhole{Protocol: firewall.TCP, Source: netip.MustParseAddr("192.0.2.2"), Port: 22,
+		TTL: time.Hour}
+	if err := f.Apply(t.Context(), firewall.Change{Open: []firewall.Pinhole{p}}); err != nil {
+		t.Fatal(err)
+	}
+	want := parts(t, n)
+	saved := filepath.Join(t.TempDir(), "saved.nft")
+	if err := os.WriteFile(saved, []byte(n.Run(t, "nft", "list", "ruleset")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.Run(t, "nft", "flush", "ruleset")
+	n.Run(t, "nft", "-f", saved)
+	if err := f.Install(t.Context(), exampleRules()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, parts(t, n)); diff != "" {
+		t.Errorf("before (-), after (+):\n%s", diff)
+	}
+	if got, err := f.List(t.Context()); err != nil || len(got) != 1 || got[0].Opening() != p.Opening() {
+		t.Errorf("list: %v, %v", got, err)
 	}
 }
 
