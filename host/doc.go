@@ -8,6 +8,9 @@
 // it, because the client's next packet is right behind, and a tunnel looks its
 // session up. Both take the same lock for a moment.
 //
+// Emergency knocks have a goroutine of their own (emergency.run), which writes to the
+// disk before it hands the owner what to open.
+//
 // What the books say (pinholes) is what should be open. The kernel is brought to
 // it in one transaction for each change, and compared with it now and then.
 package host
