@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -701,6 +702,80 @@ func TestKeysThatCannotBeHandedOverAreNotMade(t *testing.T) {
 	}
 	if keys, err := EmergencyKeys(a.config.State); len(keys) != 0 || err != nil {
 		t.Errorf("keys %v, %v", keys, err)
+	}
+}
+
+// TestRootsCommandsAreNoLeverForTheAgentsUser: the folder is the service's, who could
+// put another name of a file of root's where root is going to write.
+func TestRootsCommandsAreNoLeverForTheAgentsUser(t *testing.T) {
+	for _, name := range []string{emergencyAuditName, emergencyLockName} {
+		for kind, link := range map[string]func(old, new string) error{
+			"hard": os.Link, "symbolic": os.Symlink,
+		} {
+			a := newInProcess(t)
+			victim := filepath.Join(t.TempDir(), "victim")
+			if err := os.WriteFile(victim, []byte("no line end"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := link(victim, filepath.Join(a.config.State, name)); err != nil {
+				t.Fatal(err)
+			}
+			if os.Geteuid() == 0 {
+				if err := os.Chown(a.config.State, 998, 997); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := emergencyStore{a.config.State}.change(
+				func(*emergencyState) ([]control.EmergencyRecord, error) {
+					return []control.EmergencyRecord{{Event: control.EmergencyCreated}}, nil
+				})
+			if err == nil {
+				t.Errorf("%s, a %s link, was followed", name, kind)
+			}
+			text, readErr := os.ReadFile(victim)
+			info, statErr := os.Stat(victim)
+			if readErr != nil || statErr != nil || string(text) != "no line end" {
+				t.Errorf("%s, a %s link: the file is now %q, %v, %v", name, kind, text, readErr, statErr)
+			}
+			if stat := info.Sys().(*syscall.Stat_t); int(stat.Uid) != os.Geteuid() {
+				t.Errorf("%s, a %s link: the file belongs to %d", name, kind, stat.Uid)
+			}
+		}
+	}
+}
+
+func TestWhatRootMakesIsTheServices(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("only root can give files away: nothing to see")
+		return
+	}
+	a := newInProcess(t)
+	entries, err := os.ReadDir(a.config.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(entries, nil) {
+		name := a.config.State
+		if path != nil {
+			name = filepath.Join(name, path.Name())
+		}
+		if err := os.Chown(name, 998, 997); err != nil {
+			t.Fatal(err)
+		}
+	}
+	makeEmergencyKey(t, a.config.State, time.Hour)
+	makeEmergencyKey(t, a.config.State, time.Hour) // over what is the service's now
+	for _, name := range []string{emergencyName, emergencyAuditName, emergencyLockName} {
+		info, err := os.Stat(filepath.Join(a.config.State, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stat := info.Sys().(*syscall.Stat_t); stat.Uid != 998 || stat.Gid != 997 {
+			t.Errorf("%s belongs to %d:%d", name, stat.Uid, stat.Gid)
+		}
+	}
+	if err := VerifyEmergencyLog(a.config.State); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -11,8 +11,6 @@ import (
 	"io/fs"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/postern-sdp/postern/internal/atomicfile"
 	"github.com/postern-sdp/postern/internal/control"
 )
@@ -73,15 +71,11 @@ func (s emergencyStore) append(known chainHead,
 // write puts lines at the end of the audit's size good bytes. What a crash left half
 // written behind them was never acted upon, and goes.
 func (s emergencyStore) write(size int64, lines []byte) error {
-	path := s.path(emergencyAuditName)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := s.openOwn(emergencyAuditName)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := s.give(path); err != nil {
-		return err
-	}
 	err = f.Truncate(size)
 	if err == nil {
 		_, err = f.WriteAt(lines, size)

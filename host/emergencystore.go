@@ -187,22 +187,17 @@ func (s emergencyStore) change(
 	if err != nil {
 		return emergencyState{}, fmt.Errorf("write emergency keys: %w", err)
 	}
-	path := s.path(emergencyName)
-	if err := atomicfile.Write(path, b, 0o600); err != nil {
+	if err := atomicfile.Write(s.path(emergencyName), b, 0o600); err != nil {
 		return emergencyState{}, fmt.Errorf("write emergency keys: %w", err)
 	}
-	return state, s.give(path)
+	return state, nil
 }
 
 // lock keeps other programs from changing the state until unlock is called.
 func (s emergencyStore) lock() (unlock func(), err error) {
-	path := s.path(emergencyLockName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := s.openOwn(emergencyLockName)
 	if err != nil {
 		return nil, fmt.Errorf("lock emergency keys: %w", err)
-	}
-	if err := s.give(path); err != nil {
-		return nil, errors.Join(err, f.Close())
 	}
 	for end := time.Now().Add(lockLimit); ; time.Sleep(lockPause) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -215,22 +210,27 @@ func (s emergencyStore) lock() (unlock func(), err error) {
 	}
 }
 
-// give makes the state folder's owner the owner of a file, when root made it for an
-// agent that runs as another user.
-func (s emergencyStore) give(path string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	info, err := os.Stat(s.folder)
+// openOwn opens a file of the state folder for writing, makes it if it is missing, and
+// leaves it to the service whose folder it is. A link is refused: root runs the
+// administrator's commands, and the service could have put any file of root's there.
+func (s emergencyStore) openOwn(name string) (*os.File, error) {
+	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	f, err := os.OpenFile(s.path(name), flags, 0o600)
 	if err != nil {
-		return fmt.Errorf("give the agent its file: %w", err)
+		return nil, err
 	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || owner.Uid == 0 {
-		return nil
+	info, err := f.Stat()
+	if err == nil {
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || !info.Mode().IsRegular() || stat.Nlink != 1 {
+			err = fmt.Errorf("%s: %w", f.Name(), atomicfile.ErrNotRegular)
+		}
 	}
-	if err := os.Lchown(path, int(owner.Uid), int(owner.Gid)); err != nil {
-		return fmt.Errorf("give the agent its file: %w", err)
+	if err == nil {
+		err = atomicfile.Give(f)
 	}
-	return nil
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
