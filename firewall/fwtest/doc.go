@@ -12,5 +12,5 @@
 //
 // with two published ports (DNAT, as container runtimes make them) and its own
 // flows masqueraded. The suite needs root (or a user namespace) and, for the
-// foreign rules and their dumps, the program nft.
+// foreign rules and their dumps, the programs nft, ipset and those of iptables.
 package fwtest

@@ -166,8 +166,23 @@ func removedBehind(t *testing.T, n *network) {
 		if got := list(t, n.fw); len(got) != 1 {
 			t.Errorf("after Install there is %v", got)
 		}
-		n.host.Run(t, "nft", "flush", "ruleset")
+		n.flushRules(t)
 		wantMissing("after the table was removed")
+	}
+}
+
+// flushRules does what an administrator does who wants no firewall at all.
+func (n *network) flushRules(t *testing.T) {
+	t.Helper()
+	n.host.Run(t, "nft", "flush", "ruleset")
+	if !n.legacy {
+		return
+	}
+	for _, program := range []string{"iptables-legacy", "ip6tables-legacy"} {
+		for _, table := range []string{"mangle", "filter"} {
+			n.host.Run(t, program, "-t", table, "-F")
+			n.host.Run(t, program, "-t", table, "-X")
+		}
 	}
 }
 

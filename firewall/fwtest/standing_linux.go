@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/postern-sdp/postern/firewall"
@@ -83,15 +84,25 @@ func foreignTables(t *testing.T, n *network) {
 		t.Fatal(err)
 	}
 	n.host.Run(t, "nft", "-f", file)
+	if n.legacy {
+		n.loadLegacy(t)
+	}
 	// Without the time that timed elements have left, which moves by itself.
 	dump := func(args ...string) string {
 		return n.host.Run(t, "nft", append([]string{"--stateless", "--terse", "list"}, args...)...)
+	}
+	everything := func() string {
+		all := dump("ruleset")
+		if n.legacy {
+			all += n.dumpLegacy(t)
+		}
+		return all + n.sets(t)
 	}
 	tables := [][]string{
 		{"table", "inet", "filter"}, {"table", "ip", "nat"}, {"table", "inet", "postern-not-ours"},
 		{"set", "inet", "filter", "friends"},
 	}
-	before := dump("ruleset")
+	before := everything()
 	var single []string
 	for _, args := range tables {
 		single = append(single, dump(args...))
@@ -99,7 +110,7 @@ func foreignTables(t *testing.T, n *network) {
 	for range 2 {
 		n.install(t, firewall.Rules{OpenPorts: []firewall.Port{{Protocol: firewall.UDP, Number: 1}}})
 		n.open(t, wide(firewall.UDP, n.client.v4, portA))
-		if dump("ruleset") == before {
+		if everything() == before {
 			t.Fatal("the dump does not show the firewall: the comparison is worth nothing")
 		}
 		for i, args := range tables {
@@ -110,8 +121,55 @@ func foreignTables(t *testing.T, n *network) {
 		if err := n.fw.Remove(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if after := dump("ruleset"); after != before {
+		if after := everything(); after != before {
 			t.Errorf("before:\n%s\nafter Remove:\n%s", before, after)
 		}
 	}
+}
+
+// foreignLegacy is the same for iptables-legacy.
+const foreignLegacy = `
+*mangle
+-A PREROUTING -i wan -j MARK --set-mark 7
+-A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+COMMIT
+*filter
+:FORWARD DROP
+:friends -
+-A INPUT -j friends
+-A INPUT -p tcp --dport 9999 -j DROP
+-A friends -m conntrack --ctstate ESTABLISHED -j ACCEPT
+COMMIT
+`
+
+func (n *network) loadLegacy(t *testing.T) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "foreign.save")
+	if err := os.WriteFile(file, []byte(foreignLegacy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.host.Run(t, "iptables-legacy-restore", file)
+	n.host.Run(t, "ip6tables-legacy-restore", file)
+}
+
+func (n *network) dumpLegacy(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, program := range []string{"iptables-legacy-save", "ip6tables-legacy-save"} {
+		for line := range strings.Lines(n.host.Run(t, program)) {
+			if counters := strings.Index(line, " ["); counters > 0 {
+				line = line[:counters] + "\n"
+			}
+			if !strings.HasPrefix(line, "#") { // when it was saved
+				all.WriteString(line)
+			}
+		}
+	}
+	return all.String()
+}
+
+// sets lists the names of IP sets.
+func (n *network) sets(t *testing.T) string {
+	t.Helper()
+	return n.host.Run(t, "ipset", "list", "-name")
 }

@@ -13,12 +13,20 @@ import (
 
 // Run runs the suite. New makes a firewall that is not installed yet; it is
 // called on a thread inside the host's namespace and must work on that one.
-func Run(t *testing.T, New func() (firewall.Firewall, error)) {
+func Run(t *testing.T, New func() (firewall.Firewall, error)) { run(t, New, false) }
+
+// RunLegacy is Run for a firewall whose rules are iptables-legacy's, which the
+// program nft neither shows nor removes.
+func RunLegacy(t *testing.T, New func() (firewall.Firewall, error)) { run(t, New, true) }
+
+func run(t *testing.T, New func() (firewall.Firewall, error), legacy bool) {
 	testkit.RequireRoot(t)
 	for _, promise := range promises() {
 		t.Run(promise.name, func(t *testing.T) {
 			testkit.NoLeak(t)
-			promise.test(t, newNetwork(t, New))
+			n := newNetwork(t, New)
+			n.legacy = legacy
+			promise.test(t, n)
 		})
 	}
 }
@@ -114,7 +122,8 @@ type network struct {
 
 	create func() (firewall.Firewall, error)
 	fw     firewall.Firewall
-	flows  int // started so far
+	flows  int  // started so far
+	legacy bool // the rules are iptables-legacy's
 }
 
 func newNetwork(t *testing.T, create func() (firewall.Firewall, error)) *network {
