@@ -36,7 +36,8 @@ type Pinhole struct {
 	SourcePort uint16
 	Port       uint16 // local destination port, not 0
 	// TTL is the time left, kept by the kernel. Resolution: one tick of its
-	// timer, 1 to 10 ms. What no timer ends is listed with [Forever].
+	// timer, 1 to 10 ms; of IP sets (package iptables) whole seconds, rounded down,
+	// but one at least. What no timer ends is listed with [Forever].
 	TTL time.Duration
 }
 

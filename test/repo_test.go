@@ -130,7 +130,8 @@ func TestEachModuleHasItsImporters(t *testing.T) {
 		"github.com/urfave/cli/v2":       {"cmd", "internal/cmdline"},
 		"github.com/quic-go/quic-go":     {"internal/tunnel", "internal/control", "controller/api"},
 		"github.com/vishvananda/netns":   {"internal/testkit", "test/lab"},
-		"github.com/vishvananda/netlink": {"internal/testkit", "test/lab"},
+		"github.com/vishvananda/netlink": {"firewall/iptables", "internal/testkit", "test/lab"},
+		"github.com/coreos/go-iptables":  {"firewall/iptables"},
 		"github.com/coreos/go-systemd":   {"internal/daemon"},
 		"github.com/prometheus":          {"host/metrics"},
 	}

@@ -1,12 +1,26 @@
 package choose
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/iptables"
 	"github.com/postern-sdp/postern/firewall/survey"
 )
 
-func openIPTables(_ string, v survey.Variant) (firewall.Firewall, error) {
-	return nil, fmt.Errorf("%w: %s is not built in", ErrNoIPTables, v)
+func openIPTables(name string, v survey.Variant) (firewall.Firewall, error) {
+	variant := iptables.NFT
+	if v == survey.IPTablesLegacy {
+		variant = iptables.Legacy
+	}
+	fw, err := iptables.New(iptables.Config{Name: name, Variant: variant})
+	if errors.Is(err, iptables.ErrProgram) || errors.Is(err, iptables.ErrKernel) ||
+		errors.Is(err, iptables.ErrName) {
+		return nil, fmt.Errorf("%w: %w", ErrNoIPTables, err)
+	}
+	if err != nil {
+		return nil, err // a nil *iptables.Firewall is no nil interface
+	}
+	return fw, nil
 }

@@ -1,0 +1,306 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/postern-sdp/postern/firewall"
+)
+
+// trialTimer is the timer of Rules.Trial.
+const trialTimer = "trial"
+
+func keepTimer(i int) string { return strconv.Itoa(i) }
+
+// maxServers bounds the machines behind published ports that are remembered.
+const maxServers = 65536
+
+// installLocked puts rules up that are not there yet in two steps, the first of
+// which knows nothing of connection tracking. The kernel starts tracking as soon as
+// it reads a rule that asks for it; were all let through until that rule counts, a
+// packet that the host sends on a stranger's connection would make it one of the
+// host's own.
+func (f *Firewall) installLocked(ctx context.Context, rules firewall.Rules) error {
+	f.stamp = stamp{}
+	before, err := f.saveBothLocked(ctx)
+	if err != nil {
+		return err
+	}
+	fresh := !before[0].complete(f.name) || !before[1].complete(f.name)
+	nothing := !before[0].any(f.name) && !before[1].any(f.name)
+	w := writer{name: f.name, rules: rules}
+	if err := f.prepareSetsLocked(&w); err != nil {
+		return errors.Join(err, f.undoInstallLocked(ctx, before, w, nothing))
+	}
+	if err := f.replaceLocked(ctx, w, before, fresh); err != nil {
+		return errors.Join(err, f.undoInstallLocked(ctx, before, w, nothing))
+	}
+	if err := f.destroyTimersLocked(ctx, func(generation int) bool {
+		return generation != w.timers
+	}); err != nil {
+		return err
+	}
+	return f.noteLocked()
+}
+
+func (f *Firewall) saveBothLocked(ctx context.Context) (both [2]saved, err error) {
+	for _, v6 := range families() {
+		if both[of(v6)], err = f.save(ctx, v6); err != nil {
+			return both, err
+		}
+	}
+	return both, nil
+}
+
+// prepareSetsLocked makes the sets that the rules will refer to, and tells w of
+// them.
+func (f *Firewall) prepareSetsLocked(w *writer) error {
+	suffixes, err := f.suffixesLocked()
+	if err != nil {
+		return err
+	}
+	used := make(map[int]bool)
+	for _, s := range suffixes {
+		if g, ok := parseGeneration(s); ok {
+			used[g] = true
+		}
+	}
+	for used[w.timers] {
+		w.timers++
+	}
+	if err := f.sets.create(f.name.set(neverSet), portSet(), 0, false); err != nil {
+		return err
+	}
+	for _, p := range protocols() {
+		if err := f.sets.create(f.name.set(doorsSet(p)), portSet(), 0, false); err != nil {
+			return err
+		}
+	}
+	for _, v6 := range families() {
+		err := f.sets.create(f.name.set(serversSet(v6)), addressPortSet(v6), maxServers, false)
+		if err != nil {
+			return err
+		}
+	}
+	for d := range doorsIn(suffixes) {
+		if err := f.prepareDoorLocked(d); err != nil {
+			return err
+		}
+		w.doors = append(w.doors, d)
+	}
+	slices.SortFunc(w.doors, compareDoors)
+	return f.startTimersLocked(*w)
+}
+
+// startTimersLocked makes the sets of the timers. While a set holds all addresses,
+// its timer is running.
+func (f *Firewall) startTimersLocked(w writer) error {
+	left := map[string]time.Duration{}
+	if w.rules.Trial > 0 {
+		left[trialTimer] = w.rules.Trial
+	}
+	for i, k := range w.rules.Keep {
+		if k.TTL > 0 {
+			left[keepTimer(i)] = k.TTL
+		}
+	}
+	for what, left := range left {
+		for _, v6 := range families() {
+			set := f.name.set(timer{w.timers, what}.set(v6))
+			if err := f.sets.create(set, networkSet(v6), 0, true); err != nil {
+				return err
+			}
+			if err := f.sets.add(set, everybody(v6, wholeSeconds(left))...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// everybody is all addresses of a family, in halves: the kernel refuses a prefix
+// of length 0.
+func everybody(v6 bool, timeout time.Duration) []element {
+	halves := []string{"0.0.0.0", "128.0.0.0"}
+	if v6 {
+		halves = []string{"::", "8000::"}
+	}
+	var list []element
+	for _, h := range halves {
+		list = append(list, element{address: netip.MustParseAddr(h), bits: 1, timeout: timeout})
+	}
+	return list
+}
+
+// wholeSeconds rounds down; but to the kernel no seconds at all are for ever.
+func wholeSeconds(left time.Duration) time.Duration {
+	return min(max(left.Truncate(time.Second), time.Second), longestTimeout)
+}
+
+// replaceLocked writes the chains, and has the built-in ones jump to them.
+func (f *Firewall) replaceLocked(ctx context.Context, w writer, before [2]saved, fresh bool) error {
+	if fresh {
+		if err := f.markLocked(ctx, before); err != nil {
+			return err
+		}
+		if err := f.restoreBothLocked(ctx, w); err != nil {
+			return err
+		}
+	}
+	for _, v6 := range families() {
+		if err := f.jumpLocked(v6, before[of(v6)]); err != nil {
+			return err
+		}
+	}
+	w.tracked = true
+	if err := f.restoreBothLocked(ctx, w); err != nil {
+		return err
+	}
+	ports := make(map[firewall.Protocol][]element)
+	for _, d := range w.doors { // of a change that was cut short
+		ports[d.Protocol] = append(ports[d.Protocol], element{port: d.Number})
+	}
+	for p, elements := range ports {
+		if err := f.sets.add(f.name.set(doorsSet(p)), elements...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Firewall) restoreBothLocked(ctx context.Context, w writer) error {
+	for _, w.v6 = range families() {
+		if err := f.restore(ctx, w.v6, w.text()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// jumpLocked puts our jumps in front. A new one comes before the old one goes.
+func (f *Firewall) jumpLocked(v6 bool, before saved) error {
+	return f.namespace.do(func() error {
+		for _, table := range tables() {
+			for _, hook := range hooks() {
+				if before[table].inFront(f.name, hook) {
+					continue
+				}
+				if err := f.jumps[of(v6)].Insert(table, hook, 1, f.name.jump(hook)...); err != nil {
+					return explainRule(err)
+				}
+				for _, i := range slices.Backward(before[table].jumps(f.name, hook)) {
+					if err := f.jumps[of(v6)].DeleteById(table, hook, i+1); err != nil {
+						return explainRule(err)
+					}
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// undoInstallLocked brings back what was there before an Install that failed.
+func (f *Firewall) undoInstallLocked(ctx context.Context, before [2]saved, w writer, nothing bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease/2)
+	defer cancel()
+	if nothing {
+		return f.removeLocked(ctx)
+	}
+	var err error
+	for _, v6 := range families() {
+		err = errors.Join(err, f.restore(ctx, v6, before[of(v6)].text(f.name)))
+	}
+	return errors.Join(err, f.destroyTimersLocked(ctx, func(g int) bool { return g == w.timers }))
+}
+
+// destroyTimersLocked destroys the timers of some generations.
+func (f *Firewall) destroyTimersLocked(ctx context.Context, which func(generation int) bool) error {
+	suffixes, err := f.suffixesLocked()
+	if err != nil {
+		return err
+	}
+	for _, s := range suffixes {
+		if g, ok := parseGeneration(s); ok && which(g) {
+			if err := f.destroyLocked(ctx, f.name.set(s)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// destroyLocked destroys a set. With iptables-nft the rules that referred to it
+// let go of it only some time after they were deleted.
+func (f *Firewall) destroyLocked(ctx context.Context, set string) error {
+	deadline := time.Now().Add(patience)
+	for {
+		err := f.sets.destroy(set)
+		if !errors.Is(err, errInUse) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// removeLocked removes rules first, then the sets that they referred to.
+func (f *Firewall) removeLocked(ctx context.Context) error {
+	f.stamp, f.doors = stamp{}, nil
+	before, err := f.saveBothLocked(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v6 := range families() {
+		if before[of(v6)].any(f.name) {
+			if err := f.restore(ctx, v6, before[of(v6)].removal(f.name)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := f.unmarkLocked(ctx, before); err != nil {
+		return err
+	}
+	suffixes, err := f.suffixesLocked()
+	if err != nil {
+		return err
+	}
+	// The list of a door refers to the door's other sets. The lock goes last.
+	slices.SortFunc(suffixes, func(a, b string) int { return removalRank(a) - removalRank(b) })
+	for _, s := range suffixes {
+		if err := f.destroyLocked(ctx, f.name.set(s)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removalRank(suffix string) int {
+	_, list := parseDoor(suffix)
+	switch {
+	case list:
+		return 0
+	case suffix == lockSet:
+		return 2
+	}
+	return 1
+}
+
+func compareDoors(a, b door) int {
+	if a.Protocol != b.Protocol {
+		return int(a.Protocol) - int(b.Protocol)
+	}
+	return int(a.Number) - int(b.Number)
+}
+
+// sortedDoors are the keys of doors in a fixed order.
+func sortedDoors(doors map[door]bool) []door {
+	return slices.SortedFunc(maps.Keys(doors), compareDoors)
+}
