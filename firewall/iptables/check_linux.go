@@ -17,9 +17,9 @@ import (
 // stamp changes whenever our rules may have: it is asked for in microseconds,
 // before each change, where iptables-save takes milliseconds.
 type stamp struct {
-	valid        bool
-	generation   uint32 // of nftables' rules, all of them
-	jumps, doors uint32 // of iptables-legacy: rules that refer to our sets
+	valid      bool
+	generation uint32 // of nftables' rules, all of them
+	references uint32 // of iptables-legacy's rules to the set that never matches
 }
 
 // stampLocked returns ErrNotInstalled when our sets are not there.
@@ -36,9 +36,8 @@ func (f *Firewall) stampLocked() (stamp, error) {
 		s.generation, err = f.sets.generation()
 		return s, err
 	}
-	doors, err := f.sets.header(f.name.set(doorsSet(firewall.TCP)))
-	s.jumps, s.doors = never.references, doors.references
-	return s, err
+	s.references = never.references
+	return s, nil
 }
 
 // Messages of nf_tables and their attributes (include/uapi/linux/netfilter/nf_tables.h).

@@ -34,8 +34,9 @@ func (n name) set(suffix string) string { return string(n) + "-" + suffix }
 
 // The sets that do not belong to a door or a timer.
 const (
-	// neverSet is empty and stays so. The jumps to our chains refer to it, so that
-	// its count of references tells whether they are there.
+	// neverSet is empty and stays so. The jumps to our chains refer to it, and the
+	// last rule of each chain, so that its count of references tells whether they
+	// are there.
 	neverSet = "never"
 	// lockSet holds the one that changes rules, for as long as it may take.
 	lockSet = "lock"

@@ -63,8 +63,21 @@ type writer struct {
 	pass string
 }
 
-// chains lists those of one table.
+// chains lists those of one table. The last rule of each refers to the set that the
+// jumps refer to: the kernel's count of its references tells that all are there.
 func (w writer) chains(table string) []chain {
+	all := w.rulesOf(table)
+	for _, c := range all {
+		last := &c.rules[len(c.rules)-1]
+		*last = join(w.notNever(), *last)
+	}
+	return all
+}
+
+// notNever matches always.
+func (n name) notNever() string { return "-m set ! --match-set " + n.set(neverSet) + " src" }
+
+func (w writer) rulesOf(table string) []chain {
 	if table == filter {
 		w.pass = "-j ACCEPT"
 		return []chain{
@@ -469,5 +482,5 @@ func (w writer) textOfDoors(doors []door) string {
 // jump is the rule in the built-in chain of a hook that leads to ours. The set
 // is empty, so that it always matches.
 func (n name) jump(hook string) []string {
-	return []string{"-m", "set", "!", "--match-set", n.set(neverSet), "src", "-j", n.chain(hook)}
+	return append(strings.Fields(n.notNever()), "-j", n.chain(hook))
 }
