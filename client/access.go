@@ -68,7 +68,8 @@ type Access struct {
 		granted Granted
 		renewAt time.Time // when to renew; zero for never
 		conn    *tunnel.Conn
-		inUse   int // open streams
+		inUse   int  // open streams
+		works   bool // a direct service was reached since the last knock, as far as is known
 	}
 }
 
@@ -134,13 +135,13 @@ func (a *Access) Dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{Stream: stream, release: release}, nil
+	return &Conn{stream: stream, release: release}, nil
 }
 
 // Conn is a connection to a service. It is a [net.Conn] whose directions end one
 // by one, with CloseWrite.
 type Conn struct {
-	*tunnel.Stream
+	stream
 	release func()
 	once    sync.Once
 }
@@ -148,16 +149,25 @@ type Conn struct {
 // Close implements [net.Conn].
 func (c *Conn) Close() error {
 	defer c.once.Do(c.release)
-	return c.Stream.Close()
+	return c.stream.Close()
+}
+
+// stream is one connection to a service: of a tunnel's, or the service's own.
+type stream interface {
+	net.Conn
+	CloseWrite() error
 }
 
 // open opens a stream. The caller calls release when it is over. A tunnel that
 // turns out to be dead, or a host that lost its sessions, is worth one new try.
-func (a *Access) open(ctx context.Context) (*tunnel.Stream, func(), error) {
+func (a *Access) open(ctx context.Context) (stream, func(), error) {
 	for try := 1; ; try++ {
 		conn, err := a.connect(ctx)
 		if err != nil {
 			return nil, nil, err
+		}
+		if conn == nil {
+			return a.openDirect(ctx)
 		}
 		a.use(1)
 		stream, err := conn.OpenStream(ctx)
@@ -232,7 +242,8 @@ func (a *Access) take(ctx context.Context) error {
 	return nil
 }
 
-// connect returns the tunnel, a new one when there is none that lives.
+// connect returns the tunnel, a new one when there is none that lives. A service
+// that is reached directly has none; its session is there then.
 func (a *Access) connect(ctx context.Context) (*tunnel.Conn, error) {
 	if err := a.take(ctx); err != nil {
 		return nil, err
@@ -244,6 +255,9 @@ func (a *Access) connect(ctx context.Context) (*tunnel.Conn, error) {
 	if conn != nil && conn.Err() == nil {
 		return conn, nil
 	}
+	if g := a.Granted(); g.direct() && g.left() > time.Second && a.directWorks() {
+		return nil, nil
+	}
 	// What Close ends is ended here too.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -254,6 +268,10 @@ func (a *Access) connect(ctx context.Context) (*tunnel.Conn, error) {
 	}
 	if err := a.admission(ctx); err != nil {
 		return nil, err
+	}
+	if a.Granted().direct() {
+		a.setDirect(true)
+		return nil, nil
 	}
 	conn, err := tunnel.Dial(ctx, a.dialConfig())
 	if err != nil {

@@ -37,7 +37,11 @@ func (g Granted) left() time.Duration { return g.Deadline.Sub(time.Now().Round(0
 func (c *Client) Knock(ctx context.Context, service string, length time.Duration) (Granted, error) {
 	var late sync.WaitGroup
 	defer late.Wait() // there is something to wait for only when packets got lost
-	return c.knock(ctx, service, key.ID{}, length, surplus{ctx, &late})
+	g, err := c.knock(ctx, service, key.ID{}, length, surplus{ctx, &late})
+	if err == nil && g.direct() && g.Access().Binding == control.BindAddress {
+		err = c.announce(g)
+	}
+	return g, err
 }
 
 // surplus is where sessions are ended that knocks opened which were sent again but

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/internal/control"
 )
 
 func (p program) connect() *cli.Command {
@@ -28,7 +30,10 @@ renewed while connections are open and policy allows, and comes back after a bre
 With --stdio, standard input and output are one connection to the service, for
 programs that start this one:
 
-   $ ssh -o ProxyCommand='postern connect --stdio %h' me@ssh`,
+   $ ssh -o ProxyCommand='postern connect --stdio %h' me@ssh
+
+A UDP service of mode direct has no local port: its own address is printed, and is
+open to this machine until Ctrl-C.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{
 				Name: "listen", Value: "127.0.0.1:0", Usage: "local `ADDRESS` to listen on; port 0 takes a free one",
@@ -74,6 +79,9 @@ func (p program) runConnect(c *cli.Context) error {
 		return explain(device, err)
 	}
 	defer access.Close()
+	if access.Granted().Access().Transport == control.TransportUDP {
+		return p.hold(c, access, stdio)
+	}
 	if stdio {
 		return p.pipe(c.Context, access)
 	}
@@ -95,6 +103,28 @@ func (p program) offer(c *cli.Context, access *client.Access, l net.Listener) er
 		return err
 	}
 	if err := access.Serve(c.Context, l); err != nil {
+		return err
+	}
+	p.sayf("session closed")
+	return context.Cause(c.Context)
+}
+
+// hold keeps a UDP service's own port open to this machine, until Ctrl-C.
+func (p program) hold(c *cli.Context, access *client.Access, stdio bool) error {
+	g := access.Granted()
+	if stdio {
+		return usagef("connect: %s speaks UDP, which goes with no --stdio", g.Service)
+	}
+	var err error
+	if c.Bool("json") {
+		err = p.printJSON(grantText(g))
+	} else {
+		_, err = fmt.Fprintln(p.out, "udp", strings.Join(g.Addresses(), " "))
+	}
+	if err != nil {
+		return err
+	}
+	if err := access.Hold(c.Context); err != nil {
 		return err
 	}
 	p.sayf("session closed")

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/internal/control"
 )
 
 func (p program) knock() *cli.Command {
@@ -18,9 +19,13 @@ func (p program) knock() *cli.Command {
 		UsageText: "postern knock [--for DURATION] [--json] SERVICE",
 		Description: `Sends one knock and prints the grant: the session's number, its deadline and
 where the service's host is. It shows that knocks arrive and what policy says; to
-use a service, connect does its own knocking.
+use a service through a tunnel, connect does its own knocking.
 
-   $ postern knock ssh`,
+A service of mode direct is open to this machine's address from then on, until the
+deadline: any program may speak to the address that is printed.
+
+   $ postern knock ssh
+   $ postern knock db && psql -h 198.51.100.30`,
 		Flags:  []cli.Flag{forFlag(), jsonFlag()},
 		Action: p.runKnock,
 	}
@@ -62,8 +67,10 @@ func (p program) runKnock(c *cli.Context) error {
 		return p.printJSON(grantText(granted))
 	}
 	p.sayf("granted in %s", time.Since(begin).Round(10*time.Microsecond))
-	_, err = fmt.Fprintf(p.out, "session %s\nservice %s\nuntil   %s\nhost    %s at %s\n",
-		granted.Session, granted.Service, granted.Deadline.Local().Format(time.RFC3339),
+	access := granted.Access()
+	_, err = fmt.Fprintf(p.out, "session %s\nservice %s (%s, %s)\nuntil   %s\nhost    %s at %s\n",
+		granted.Session, granted.Service, access.Mode, access.Transport,
+		granted.Deadline.Local().Format(time.RFC3339),
 		granted.Host, strings.Join(granted.Addresses(), ", "))
 	return err
 }
@@ -75,12 +82,13 @@ type grantJSON struct {
 	Deadline  time.Time `json:"deadline"`
 	Host      string    `json:"host"`
 	Addresses []string  `json:"addresses"`
-	Listen    string    `json:"listen,omitempty"` // of connect
+	control.Access
+	Listen string `json:"listen,omitempty"` // of connect
 }
 
 func grantText(g client.Granted) grantJSON {
 	return grantJSON{
 		Session: g.Session.String(), Service: g.Service, Deadline: g.Deadline.UTC(),
-		Host: g.Host.String(), Addresses: g.Addresses(),
+		Host: g.Host.String(), Addresses: g.Addresses(), Access: g.Access(),
 	}
 }

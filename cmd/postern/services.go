@@ -42,13 +42,13 @@ func (p program) runServices(c *cli.Context) error {
 		return nil
 	}
 	t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "SERVICE\tHOST\tSTATE\tFOR")
+	fmt.Fprintln(t, "SERVICE\tHOST\tMODE\tPROTOCOL\tSTATE\tFOR")
 	for _, s := range found.Services {
-		state := "offline"
+		state, access := "offline", s.Access.Resolved()
 		if s.Online {
 			state = "online"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Name, s.Host, state, time.Duration(s.For).Round(time.Second))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Host, access.Mode, access.Transport, state, time.Duration(s.For).Round(time.Second))
 	}
 	return t.Flush()
 }
