@@ -32,6 +32,13 @@ func app(out io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			{Name: "demo", Usage: "build everything, show every promise, take everything down", Action: demo},
+			{
+				Name: "remote", Usage: "protect a server with ufw and a container on it, from installation to removal",
+				Action: remote,
+				Flags: []cli.Flag{&cli.StringFlag{
+					Name: "backend", Value: "nftables", Usage: "firewall.backend of the server: nftables, iptables or auto",
+				}},
+			},
 			{Name: "up", Usage: "leave the lab standing, to play with", Action: up},
 			{
 				Name: "shell", Usage: "open a shell on one of the lab's machines", ArgsUsage: "NAME",

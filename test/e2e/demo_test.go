@@ -12,7 +12,12 @@ import (
 // newLab stands up a lab with freshly built binaries; it is gone when the test ends.
 func newLab(t *testing.T) *lab.Lab {
 	t.Helper()
-	l, err := lab.ForProcess("pe", binaries(t), filepath.Join(t.TempDir(), "lab"))
+	dir, err := os.MkdirTemp("", "pe") // a unix socket's path has room for 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := lab.ForProcess("pe", binaries(t), filepath.Join(dir, "lab"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,12 @@ PermitRootLogin prohibit-password
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // sshd insists on it
 		return err
 	}
+	return l.runSSHD(ctx)
+}
+
+// runSSHD starts sshd on the files that are there.
+func (l *Lab) runSSHD(ctx context.Context) (err error) {
+	path := filepath.Join(l.Dir, "sshd", "sshd_config")
 	if l.sshd, err = l.Start("host", "sshd", "-D", "-e", "-f", path); err != nil {
 		return err
 	}

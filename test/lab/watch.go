@@ -1,0 +1,273 @@
+package lab
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// beat is how often a Watch sends one round of probes.
+const beat = 20 * time.Millisecond
+
+// afterglow is for how long after a phase began packets of the one before may
+// still be on their way.
+const afterglow = 100 * time.Millisecond
+
+// Watch probes a machine from another one, without a pause, and counts what comes
+// back, phase by phase: a moment at which the machine answers does not escape it.
+type Watch struct {
+	From  string
+	ports []uint16
+	pairs []probePair
+	stop  chan struct{}
+	group sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	phases []Phase
+	err    error
+}
+
+// Phase is what one stretch of a Watch brought.
+type Phase struct {
+	Name    string
+	Began   time.Time
+	Took    time.Duration
+	Probes  int
+	Answers int
+	Kinds   map[string]int
+	First   string    // when the first answer came, and how it began
+	Last    time.Time // of the last answer
+}
+
+// String reads "dark 3.2s: 5120 probes, 0 answers".
+func (p Phase) String() string {
+	text := fmt.Sprintf("%s %s: %d probes, %d answers", p.Name, p.Took.Round(10*time.Millisecond), p.Probes,
+		p.Answers)
+	for _, kind := range slices.Sorted(maps.Keys(p.Kinds)) {
+		text += fmt.Sprintf(" %s×%d", kind, p.Kinds[kind])
+	}
+	return text
+}
+
+// probePair is one target, seen from one source address.
+type probePair struct {
+	source, target netip.Addr
+	tcp, udp, icmp int
+}
+
+// Watch begins to probe: a SYN and a datagram to each of the ports, and an echo
+// request, at each of the targets, 50 times a second. pairs are source and target
+// addresses in turn. Close ends it.
+func (l *Lab) Watch(from string, ports []uint16, pairs ...netip.Addr) (*Watch, error) {
+	w := &Watch{From: from, ports: ports, stop: make(chan struct{})}
+	ear := -1
+	err := l.in(from, func() (err error) {
+		if ear, err = openEar(); err != nil {
+			return err
+		}
+		for i := 0; i+1 < len(pairs); i += 2 {
+			p := probePair{source: pairs[i], target: pairs[i+1], tcp: -1, udp: -1, icmp: -1}
+			err = errors.Join(p.open(), err)
+			w.pairs = append(w.pairs, p)
+		}
+		return err
+	})
+	if err != nil {
+		w.closeSockets(ear)
+		return nil, fmt.Errorf("open the watch's sockets on %s: %w", from, err)
+	}
+	w.Mark("begun")
+	var sockets sync.WaitGroup
+	sockets.Go(w.probe)
+	sockets.Go(func() { w.listen(ear) })
+	w.group.Go(func() {
+		sockets.Wait()
+		w.closeSockets(ear)
+	})
+	return w, nil
+}
+
+func (p *probePair) open() (err error) {
+	icmp := unix.IPPROTO_ICMP
+	if p.target.Is6() {
+		icmp = unix.IPPROTO_ICMPV6
+	}
+	if p.tcp, err = openRaw(p.target, unix.IPPROTO_TCP); err != nil {
+		return err
+	}
+	if p.udp, err = openRaw(p.target, unix.IPPROTO_UDP); err != nil {
+		return err
+	}
+	p.icmp, err = openRaw(p.target, icmp)
+	return err
+}
+
+func (w *Watch) closeSockets(ear int) {
+	fds := []int{ear}
+	for _, p := range w.pairs {
+		fds = append(fds, p.tcp, p.udp, p.icmp)
+	}
+	for _, fd := range fds {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// Mark ends the present phase, begins one of that name, and returns the ended one.
+// What is still on its way from before the call counts to the phase before.
+func (w *Watch) Mark(name string) Phase {
+	var ended Phase
+	if len(w.phases) > 0 {
+		time.Sleep(afterglow)
+	}
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := len(w.phases); n > 0 {
+		w.phases[n-1].Took = now.Sub(w.phases[n-1].Began)
+		ended = w.phases[n-1]
+	}
+	w.phases = append(w.phases, Phase{Name: name, Began: now, Kinds: make(map[string]int)})
+	return ended
+}
+
+// Now returns the present phase so far.
+func (w *Watch) Now() Phase {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.phases[len(w.phases)-1]
+	p.Took, p.Kinds = time.Since(p.Began), maps.Clone(p.Kinds)
+	return p
+}
+
+// Close ends the probing and returns all phases, and what went wrong with the
+// probing itself.
+func (w *Watch) Close() ([]Phase, error) {
+	select {
+	case <-w.stop:
+	default:
+		close(w.stop)
+	}
+	w.group.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.phases), w.err
+}
+
+// Log returns all phases, a line each.
+func (w *Watch) Log() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var lines []string
+	for i, p := range w.phases {
+		if i == len(w.phases)-1 {
+			p.Took = time.Since(p.Began)
+		}
+		lines = append(lines, fmt.Sprintf("%s %s: %s", p.Began.Format("15:04:05.000"), w.From, p))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (w *Watch) probe() {
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.stop:
+			return
+		case <-tick.C:
+		}
+		sent, err := 0, error(nil)
+		for i := range w.pairs {
+			n, fault := w.pairs[i].round(w.ports)
+			sent, err = sent+n, errors.Join(err, fault)
+		}
+		w.mu.Lock()
+		w.phases[len(w.phases)-1].Probes += sent
+		if w.err == nil && err != nil {
+			w.err = fmt.Errorf("probe from %s: %w", w.From, err)
+		}
+		w.mu.Unlock()
+	}
+}
+
+// round sends one probe of each kind.
+func (p *probePair) round(ports []uint16) (sent int, err error) {
+	to := sockaddr(p.target)
+	send := func(fd int, b []byte) {
+		fault := unix.Sendto(fd, b, 0, to)
+		// What an unprotected or unreachable machine makes of a probe is no fault of it.
+		soft := errors.Is(fault, unix.ENOBUFS) || errors.Is(fault, unix.EAGAIN) ||
+			errors.Is(fault, unix.ECONNREFUSED) || errors.Is(fault, unix.EHOSTUNREACH)
+		if fault != nil && !soft {
+			err = fault
+		}
+		sent++
+	}
+	send(p.icmp, echoRequest(p.source, p.target))
+	for _, port := range ports {
+		send(p.tcp, synSegment(p.source, p.target, port))
+		send(p.udp, udpDatagram(p.source, p.target, port))
+	}
+	return sent, err
+}
+
+func (w *Watch) listen(ear int) {
+	buf := make([]byte, 2048)
+	for {
+		select {
+		case <-w.stop:
+			return
+		default:
+		}
+		n, from, err := unix.Recvfrom(ear, buf, 0)
+		if err != nil {
+			continue // nothing within the ear's time-out
+		}
+		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype == unix.PACKET_OUTGOING {
+			continue
+		}
+		kind := "" // and the port that answered
+		for _, p := range w.pairs {
+			if k := answerKind(buf[:n], p.target); k != "" {
+				kind = k
+			}
+		}
+		if kind == "" {
+			continue
+		}
+		if port, ok := sourcePort(buf[:n]); ok && (kind == "tcp" || kind == "udp") {
+			kind = fmt.Sprintf("%s/%d", kind, port)
+		}
+		w.mu.Lock()
+		p := &w.phases[len(w.phases)-1]
+		if p.Answers == 0 {
+			p.First = fmt.Sprintf("%s %x", time.Now().Format("15:04:05.000"), buf[:min(n, 60)])
+		}
+		p.Answers++
+		p.Kinds[kind]++
+		p.Last = time.Now()
+		w.mu.Unlock()
+	}
+}
+
+// sourcePort is the first field of TCP's and of UDP's header, if the packet has one.
+func sourcePort(packet []byte) (uint16, bool) {
+	header := 40
+	if packet[0]>>4 == 4 {
+		header = int(packet[0]&0x0f) * 4
+	}
+	if len(packet) < header+2 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(packet[header:]), true
+}
