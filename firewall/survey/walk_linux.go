@@ -123,6 +123,9 @@ func (w *walk) chain(c *chain, level Level, depth int) (left Level) {
 		}
 		here := level
 		for _, b := range r.judge(w.packet) {
+			if b.act == jump && w.ours(b.chain) {
+				b.level = Always // what our jumps ask for always holds: see package iptables
+			}
 			at := min(level, b.level)
 			if at == Never {
 				continue
