@@ -147,11 +147,10 @@ func (f *Firewall) makeDoorsLocked(ctx context.Context, wanted map[door]bool) er
 }
 
 func (f *Firewall) addDoorsLocked(ctx context.Context, missing map[door]bool) error {
-	suffixes, err := f.suffixesLocked()
+	there, err := f.doorsLocked() // another process may have been quicker
 	if err != nil {
 		return err
 	}
-	there := doorsIn(suffixes) // another process may have been quicker
 	var doors []door
 	for _, d := range sortedDoors(missing) {
 		if !there[d] {
@@ -163,11 +162,11 @@ func (f *Firewall) addDoorsLocked(ctx context.Context, missing map[door]bool) er
 	}
 	for _, d := range doors {
 		if err := f.prepareDoorLocked(d); err != nil {
-			return errors.Join(err, f.destroyDoorsLocked(ctx, doors))
+			return errors.Join(err, f.destroyDoorsLocked(doors))
 		}
 	}
 	if err := f.hangDoorsLocked(ctx, doors); err != nil {
-		return errors.Join(err, f.destroyDoorsLocked(ctx, doors))
+		return errors.Join(err, f.destroyDoorsLocked(doors))
 	}
 	return f.noteLocked()
 }
@@ -216,19 +215,20 @@ func (f *Firewall) prepareDoorLocked(d door) error {
 	return f.sets.add(list, members...)
 }
 
-// destroyDoorsLocked destroys the sets of doors that came to nothing. Rules that
-// were made for them lead nowhere, and go with the next Install.
-func (f *Firewall) destroyDoorsLocked(ctx context.Context, doors []door) error {
+// destroyDoorsLocked destroys the sets of doors that came to nothing. Where rules
+// were made already that refer to them they stay, until the next Install or a
+// second attempt.
+func (f *Firewall) destroyDoorsLocked(doors []door) error {
 	var all error
 	for _, d := range doors {
 		err := f.sets.destroy(f.name.set(d.set()))
 		if errors.Is(err, errInUse) {
-			continue // the door stays, as one without pinholes
+			continue
 		}
 		all = errors.Join(all, err)
 		for _, v6 := range families() {
 			for _, exact := range []bool{true, false} {
-				all = errors.Join(all, f.destroyLocked(ctx, f.name.set(d.sources(exact, v6))))
+				all = errors.Join(all, f.sets.destroy(f.name.set(d.sources(exact, v6))))
 			}
 		}
 	}
@@ -242,12 +242,12 @@ func (f *Firewall) listLocked(ctx context.Context) ([]firewall.Pinhole, error) {
 	if err := f.installedLocked(ctx); err != nil {
 		return nil, err
 	}
-	suffixes, err := f.suffixesLocked()
+	doors, err := f.doorsLocked()
 	if err != nil {
 		return nil, err
 	}
 	var pinholes []firewall.Pinhole
-	for _, d := range sortedDoors(doorsIn(suffixes)) {
+	for _, d := range sortedDoors(doors) {
 		for _, v6 := range families() {
 			for _, exact := range []bool{true, false} {
 				elements, err := f.sets.elements(f.name.set(d.sources(exact, v6)))

@@ -98,21 +98,18 @@ func (f *Firewall) installedLocked(ctx context.Context) error {
 			return firewall.ErrNotInstalled
 		}
 	}
-	suffixes, err := f.suffixesLocked()
-	if err != nil {
+	if f.doors, err = f.doorsLocked(); err != nil {
 		return err
 	}
-	f.stamp, f.doors = now, doorsIn(suffixes)
+	f.stamp = now
 	return nil
 }
 
 // noteLocked remembers the rules as they are after a change of our own.
-func (f *Firewall) noteLocked() error {
-	suffixes, err := f.suffixesLocked()
-	if err != nil {
+func (f *Firewall) noteLocked() (err error) {
+	if f.doors, err = f.doorsLocked(); err != nil {
 		return err
 	}
-	f.doors = doorsIn(suffixes)
 	f.stamp, err = f.stampLocked()
 	return err
 }

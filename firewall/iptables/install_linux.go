@@ -40,8 +40,12 @@ func (f *Firewall) installLocked(ctx context.Context, rules firewall.Rules) erro
 	if err := f.replaceLocked(ctx, w, before, fresh); err != nil {
 		return errors.Join(err, f.undoInstallLocked(ctx, before, w, nothing))
 	}
-	if err := f.destroyTimersLocked(ctx, func(generation int) bool {
-		return generation != w.timers
+	if err := f.destroyWhereLocked(ctx, func(suffix string) bool {
+		if d, _, ok := parseDoor(suffix); ok {
+			return !slices.Contains(w.doors, d) // of a change that was cut short
+		}
+		g, ok := parseGeneration(suffix)
+		return ok && g != w.timers
 	}); err != nil {
 		return err
 	}
@@ -87,13 +91,16 @@ func (f *Firewall) prepareSetsLocked(w *writer) error {
 			return err
 		}
 	}
-	for d := range doorsIn(suffixes) {
+	doors, err := f.doorsLocked()
+	if err != nil {
+		return err
+	}
+	w.doors = sortedDoors(doors)
+	for _, d := range w.doors {
 		if err := f.prepareDoorLocked(d); err != nil {
 			return err
 		}
-		w.doors = append(w.doors, d)
 	}
-	slices.SortFunc(w.doors, compareDoors)
 	return f.startTimersLocked(*w)
 }
 
@@ -158,19 +165,7 @@ func (f *Firewall) replaceLocked(ctx context.Context, w writer, before [2]saved,
 		}
 	}
 	w.tracked = true
-	if err := f.restoreBothLocked(ctx, w); err != nil {
-		return err
-	}
-	ports := make(map[firewall.Protocol][]element)
-	for _, d := range w.doors { // of a change that was cut short
-		ports[d.Protocol] = append(ports[d.Protocol], element{port: d.Number})
-	}
-	for p, elements := range ports {
-		if err := f.sets.add(f.name.set(doorsSet(p)), elements...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.restoreBothLocked(ctx, w)
 }
 
 func (f *Firewall) restoreBothLocked(ctx context.Context, w writer) error {
@@ -215,20 +210,26 @@ func (f *Firewall) undoInstallLocked(ctx context.Context, before [2]saved, w wri
 	for _, v6 := range families() {
 		err = errors.Join(err, f.restore(ctx, v6, before[of(v6)].text(f.name)))
 	}
-	return errors.Join(err, f.destroyTimersLocked(ctx, func(g int) bool { return g == w.timers }))
+	return errors.Join(err, f.destroyWhereLocked(ctx, func(suffix string) bool {
+		g, ok := parseGeneration(suffix)
+		return ok && g == w.timers
+	}))
 }
 
-// destroyTimersLocked destroys the timers of some generations.
-func (f *Firewall) destroyTimersLocked(ctx context.Context, which func(generation int) bool) error {
+// destroyWhereLocked destroys some of our sets, by what follows our name. The list
+// of a door refers to the door's other sets. The lock goes last.
+func (f *Firewall) destroyWhereLocked(ctx context.Context, which func(suffix string) bool) error {
 	suffixes, err := f.suffixesLocked()
 	if err != nil {
 		return err
 	}
+	slices.SortFunc(suffixes, func(a, b string) int { return removalRank(a) - removalRank(b) })
 	for _, s := range suffixes {
-		if g, ok := parseGeneration(s); ok && which(g) {
-			if err := f.destroyLocked(ctx, f.name.set(s)); err != nil {
-				return err
-			}
+		if !which(s) {
+			continue
+		}
+		if err := f.destroyLocked(ctx, f.name.set(s)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -268,24 +269,13 @@ func (f *Firewall) removeLocked(ctx context.Context) error {
 	if err := f.unmarkLocked(ctx, before); err != nil {
 		return err
 	}
-	suffixes, err := f.suffixesLocked()
-	if err != nil {
-		return err
-	}
-	// The list of a door refers to the door's other sets. The lock goes last.
-	slices.SortFunc(suffixes, func(a, b string) int { return removalRank(a) - removalRank(b) })
-	for _, s := range suffixes {
-		if err := f.destroyLocked(ctx, f.name.set(s)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.destroyWhereLocked(ctx, func(string) bool { return true })
 }
 
 func removalRank(suffix string) int {
-	_, list := parseDoor(suffix)
+	_, list, ok := parseDoor(suffix)
 	switch {
-	case list:
+	case ok && list:
 		return 0
 	case suffix == lockSet:
 		return 2

@@ -227,13 +227,20 @@ func (f *Firewall) Close() error {
 // suffixesLocked lists our sets by what follows our name.
 func (f *Firewall) suffixesLocked() ([]string, error) { return f.sets.names(f.name) }
 
-// doorsIn picks the doors out of the suffixes of sets.
-func doorsIn(suffixes []string) map[door]bool {
+// doorsLocked lists the doors: ports that packets are led to the rules of doors for.
+// What came to nothing before that is none.
+func (f *Firewall) doorsLocked() (map[door]bool, error) {
 	doors := make(map[door]bool)
-	for _, s := range suffixes {
-		if d, ok := parseDoor(s); ok {
-			doors[d] = true
+	for _, p := range protocols() {
+		elements, err := f.sets.elements(f.name.set(doorsSet(p)))
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range elements {
+			if e.port != 0 {
+				doors[door{p, e.port}] = true
+			}
 		}
 	}
-	return doors
+	return doors, nil
 }

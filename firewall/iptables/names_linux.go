@@ -66,17 +66,18 @@ func (d door) sources(exact, v6 bool) string {
 	return d.set() + kind + digit(v6)
 }
 
-// parseDoor reads what set wrote.
-func parseDoor(suffix string) (door, bool) {
-	d := door{Protocol: firewall.TCP}
-	number, ok := strings.CutPrefix(suffix, letter(firewall.TCP))
+// parseDoor reads what set and sources wrote, and tells which of both.
+func parseDoor(suffix string) (d door, list, ok bool) {
+	text, _, isSources := strings.Cut(suffix, "-")
+	d.Protocol = firewall.TCP
+	number, ok := strings.CutPrefix(text, letter(firewall.TCP))
 	if !ok {
 		d.Protocol = firewall.UDP
-		number, ok = strings.CutPrefix(suffix, letter(firewall.UDP))
+		number, ok = strings.CutPrefix(text, letter(firewall.UDP))
 	}
 	k, err := strconv.ParseUint(number, 10, 16)
 	d.Number = uint16(k)
-	return d, ok && err == nil && d.set() == suffix && k > 0
+	return d, !isSources, ok && err == nil && d.set() == text && k > 0
 }
 
 // timer is the suffix of a timer's set: "k0-trial-4", "k3-1-6".
