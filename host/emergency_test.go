@@ -174,8 +174,10 @@ func (l *glassLab) eventuallyReaches(source string, port int) {
 func (l *glassLab) quiet(what, source string, packet []byte) {
 	l.t.Helper()
 	l.knock(source, packet)
-	if l.reaches(source, glassPort) || l.reaches(source, glassPort) {
-		l.t.Errorf("%s opened the port", what)
+	for range 2 { // the first answer might come too early
+		if l.reaches(source, glassPort) {
+			l.t.Errorf("%s opened the port", what)
+		}
 	}
 }
 

@@ -21,8 +21,10 @@ const (
 	ReasonOK     Reason = 9 // accepted
 
 	ReasonSignature Reason = 10 // not made with the emergency key itself
-	ReasonCount            = 11
 )
+
+// ReasonCount is how many reasons there are.
+const ReasonCount = 11
 
 // String returns the counter's label.
 func (r Reason) String() string {
