@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/tunnel"
 	"github.com/postern-sdp/postern/spa"
 	"github.com/postern-sdp/postern/spa/key"
@@ -165,6 +166,9 @@ func (a *Access) open(ctx context.Context) (stream, func(), error) {
 		conn, err := a.connect(ctx)
 		if err != nil {
 			return nil, nil, err
+		}
+		if g := a.Granted(); g.Access().Transport != control.TransportTCP {
+			return nil, nil, fmt.Errorf("%w: %s speaks UDP", ErrNotTCP, a.Service)
 		}
 		if conn == nil {
 			return a.openDirect(ctx)

@@ -66,29 +66,10 @@ func (a *Access) setDirect(works bool) {
 	a.mu.works = works
 }
 
-// Hold keeps the session of a service that is reached directly, for programs that
-// speak to it themselves, until ctx ends, which is no error, or the Access is over.
-func (a *Access) Hold(ctx context.Context) error {
-	a.use(1)
-	defer a.use(-1)
-	if err := a.client.announce(a.Granted()); err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-a.Done():
-		return a.Err()
-	}
-}
-
 // openDirect connects to the service itself. When nothing answers, the next call
 // asks the controller anew: we may be somewhere else by now.
 func (a *Access) openDirect(ctx context.Context) (stream, func(), error) {
 	g := a.Granted()
-	if g.Access().Transport != control.TransportTCP {
-		return nil, nil, fmt.Errorf("%w: %s speaks UDP at %v", ErrNotTCP, a.Service, g.Addresses())
-	}
 	ctx, cancel := context.WithTimeout(ctx, directLimit)
 	defer cancel()
 	for {

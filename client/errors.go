@@ -28,6 +28,7 @@ var (
 	ErrOtherEnd     = tunnel.ErrVerify      // not the host that was granted
 	ErrLost         = tunnel.ErrLost        // the path to the host broke
 	ErrNotTCP       = errors.New("the service is no TCP service")
+	ErrNotUDP       = errors.New("the service is no UDP service")
 	ErrClosed       = errors.New("the access is closed")
 	ErrCertificate  = errors.New("this device's certificate has expired and could not be renewed")
 	ErrRole         = errors.New("the identity is not a client's")

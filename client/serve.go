@@ -17,13 +17,8 @@ const maxLocal = 512
 // Listen opens a local TCP listener, on the loopback interface unless anyone is
 // true: [ErrPublicListen]. A port of 0 takes a free one.
 func Listen(ctx context.Context, address string, anyone bool) (net.Listener, error) {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	if ip, err := netip.ParseAddr(host); !anyone && host != "localhost" &&
-		(err != nil || !ip.Unmap().IsLoopback()) {
-		return nil, fmt.Errorf("listen on %s: %w", address, ErrPublicListen)
+	if err := checkLocal(address, anyone); err != nil {
+		return nil, err
 	}
 	var c net.ListenConfig
 	l, err := c.Listen(ctx, "tcp", address)
@@ -31,6 +26,19 @@ func Listen(ctx context.Context, address string, anyone bool) (net.Listener, err
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	return l, nil
+}
+
+// checkLocal refuses an address that others could reach, unless anyone may.
+func checkLocal(address string, anyone bool) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	if ip, err := netip.ParseAddr(host); !anyone && host != "localhost" &&
+		(err != nil || !ip.Unmap().IsLoopback()) {
+		return fmt.Errorf("listen on %s: %w", address, ErrPublicListen)
+	}
+	return nil
 }
 
 // Serve carries every connection that l accepts to the service, until ctx ends or

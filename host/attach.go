@@ -43,25 +43,60 @@ func (b *sessions) attach(ctx context.Context, id key.ID, who control.Identity) 
 // connect dials the target of a session for a new stream: the session's own
 // target, for its own device, and only while it lives.
 func (b *sessions) connect(ctx context.Context, id key.ID, who control.Identity) (*service, error) {
-	b.mu.Lock()
-	s, ok := b.live[id]
-	if !ok || s.until <= b.now() {
-		b.mu.Unlock()
-		return nil, errExpired
-	}
-	target, device, access := s.order.Target, s.order.Device, s.order.Access.Resolved()
-	b.mu.Unlock()
-	if who.ID != device || who.Role != control.RoleClient {
-		return nil, errNotYours
-	}
-	if access.Transport != control.TransportTCP {
-		return nil, errTransport
-	}
-	c, err := b.reach.dial(ctx, "tcp", access.Mode, target)
+	c, s, err := b.dial(ctx, id, who, control.TransportTCP)
 	if err != nil {
 		return nil, err
 	}
 	return &service{TCPConn: c.(*net.TCPConn), bytes: &s.bytes}, nil
+}
+
+// connectPacket is connect for a UDP flow.
+func (b *sessions) connectPacket(ctx context.Context, id key.ID, who control.Identity) (net.Conn, error) {
+	c, s, err := b.dial(ctx, id, who, control.TransportUDP)
+	if err != nil {
+		return nil, err
+	}
+	return &packets{Conn: c, bytes: &s.bytes}, nil
+}
+
+func (b *sessions) dial(ctx context.Context, id key.ID, who control.Identity,
+	transport control.Transport) (net.Conn, *session, error) {
+	b.mu.Lock()
+	s, ok := b.live[id]
+	if !ok || s.until <= b.now() {
+		b.mu.Unlock()
+		return nil, nil, errExpired
+	}
+	target, device, access := s.order.Target, s.order.Device, s.order.Access.Resolved()
+	b.mu.Unlock()
+	if who.ID != device || who.Role != control.RoleClient {
+		return nil, nil, errNotYours
+	}
+	if access.Transport != transport {
+		return nil, nil, errTransport
+	}
+	c, err := b.reach.dial(ctx, string(transport), access.Mode, target)
+	return c, s, err
+}
+
+// packets is a UDP flow to a session's target that counts what it carries.
+type packets struct {
+	net.Conn
+	bytes *atomic.Uint64
+}
+
+// Read implements [io.Reader].
+func (p *packets) Read(b []byte) (int, error) {
+	n, err := p.Conn.Read(b)
+	p.bytes.Add(uint64(n))
+	return n, err
+}
+
+// Write implements [io.Writer].
+func (p *packets) Write(b []byte) (int, error) {
+	n, err := p.Conn.Write(b)
+	p.bytes.Add(uint64(n))
+	return n, err
 }
 
 // service is a connection to a session's target that counts what it carries.

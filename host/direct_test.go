@@ -250,3 +250,57 @@ func TestTheHostDecidesWhereItsAgentConnectsTo(t *testing.T) {
 		t.Errorf("localhost as a gateway's target: %v", err)
 	}
 }
+
+func TestAUDPServiceGoesThroughTheTunnel(t *testing.T) {
+	l := newLab(t)
+	link := l.start()
+	var service net.PacketConn
+	var err error
+	l.host.Do(t, func() { service, err = net.ListenPacket("udp", "127.0.0.1:0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	go func() { // ends with the socket
+		b := make([]byte, 2048)
+		for {
+			n, from, err := service.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = service.WriteTo(b[:n], from)
+		}
+	}()
+	d := l.device(clientOne, time.Hour)
+	d.session.Target, d.session.Access = service.LocalAddr().String(), control.Access{Transport: control.TransportUDP}
+	link.order(control.ToHost{Open: &d.session})
+	conn, err := d.dial(d.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.OpenStream(t.Context()); err == nil {
+		t.Error("a TCP connection to a UDP service was opened")
+	}
+	flow, err := conn.OpenFlow(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flow.Close()
+	testkit.Eventually(t, 10*time.Second, "a datagram comes back", func() bool {
+		if _, err := io.WriteString(flow, "ping"); err != nil {
+			t.Fatal(err)
+		}
+		_ = flow.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		b := make([]byte, 16)
+		n, err := flow.Read(b)
+		return err == nil && string(b[:n]) == "ping"
+	})
+	link.order(control.ToHost{Close: &control.CloseHost{Session: d.session.ID, Reason: "revoked"}})
+	_ = flow.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for err = nil; err == nil; { // echoes of the pings above
+		_, err = flow.Read(make([]byte, 16))
+	}
+	if !errors.Is(err, tunnel.ErrRevoked) {
+		t.Errorf("after the revocation: %v", err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/internal/tunnel"
@@ -29,6 +30,14 @@ func newServer(a *agent) (*tunnel.Server, error) {
 			c, err := a.sessions.connect(ctx, p.Session, p.Identity)
 			if err != nil {
 				a.Log.Info("stream not connected", logkeys.Session, p.Session, logkeys.Error, err)
+				return nil, refuse(err)
+			}
+			return c, nil
+		},
+		ConnectPacket: func(ctx context.Context, p tunnel.Peer) (net.Conn, error) {
+			c, err := a.sessions.connectPacket(ctx, p.Session, p.Identity)
+			if err != nil {
+				a.Log.Info("flow not connected", logkeys.Session, p.Session, logkeys.Error, err)
 				return nil, refuse(err)
 			}
 			return c, nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -32,8 +31,7 @@ programs that start this one:
 
    $ ssh -o ProxyCommand='postern connect --stdio %h' me@ssh
 
-A UDP service of mode direct has no local port: its own address is printed, and is
-open to this machine until Ctrl-C.`,
+A UDP service is offered on a local UDP port ("udp 127.0.0.1:40000").`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{
 				Name: "listen", Value: "127.0.0.1:0", Usage: "local `ADDRESS` to listen on; port 0 takes a free one",
@@ -80,7 +78,10 @@ func (p program) runConnect(c *cli.Context) error {
 	}
 	defer access.Close()
 	if access.Granted().Access().Transport == control.TransportUDP {
-		return p.hold(c, access, stdio)
+		if listener != nil {
+			listener.Close() // it was for TCP
+		}
+		return p.packets(c, access, stdio)
 	}
 	if stdio {
 		return p.pipe(c.Context, access)
@@ -109,22 +110,28 @@ func (p program) offer(c *cli.Context, access *client.Access, l net.Listener) er
 	return context.Cause(c.Context)
 }
 
-// hold keeps a UDP service's own port open to this machine, until Ctrl-C.
-func (p program) hold(c *cli.Context, access *client.Access, stdio bool) error {
+// packets offers a UDP service on a local port until Ctrl-C.
+func (p program) packets(c *cli.Context, access *client.Access, stdio bool) error {
 	g := access.Granted()
 	if stdio {
 		return usagef("connect: %s speaks UDP, which goes with no --stdio", g.Service)
 	}
-	var err error
+	l, err := client.ListenPacket(c.Context, c.String("listen"), c.Bool("listen-anyone"))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
 	if c.Bool("json") {
-		err = p.printJSON(grantText(g))
+		text := grantText(g)
+		text.Listen = l.LocalAddr().String()
+		err = p.printJSON(text)
 	} else {
-		_, err = fmt.Fprintln(p.out, "udp", strings.Join(g.Addresses(), " "))
+		_, err = fmt.Fprintln(p.out, "udp", l.LocalAddr())
 	}
 	if err != nil {
 		return err
 	}
-	if err := access.Hold(c.Context); err != nil {
+	if err := access.ServePackets(c.Context, l); err != nil {
 		return err
 	}
 	p.sayf("session closed")

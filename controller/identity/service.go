@@ -21,12 +21,9 @@ type Service struct {
 	Created time.Time `json:"created"`
 }
 
-// errTunnelUDP is told to who adds a UDP service that no host can serve.
-var errTunnelUDP = fmt.Errorf("%w: UDP is for mode direct", control.ErrAccess)
-
 // AddService makes a service of a live host.
 func (r *Registry) AddService(s Service) error {
-	if err := errors.Join(CheckName(s.Name), s.Access.Validate(), s.checkTransport(), s.checkTarget()); err != nil {
+	if err := errors.Join(CheckName(s.Name), s.Access.Validate(), s.checkTarget()); err != nil {
 		return fmt.Errorf("add service: %w", err)
 	}
 	err := r.store.Update(func(tx store.Tx) error {
@@ -76,14 +73,6 @@ func (r *Registry) RemoveService(name string) error {
 		}
 		return tx.Delete(serviceBucket, name)
 	})
-}
-
-// checkTransport: tunnels carry TCP.
-func (s Service) checkTransport() error {
-	if a := s.Access.Resolved(); a.Transport == control.TransportUDP && a.Mode != control.ModeDirect {
-		return errTunnelUDP
-	}
-	return nil
 }
 
 // checkTarget reports whether the host can dial the target or, for a direct service,

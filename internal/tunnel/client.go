@@ -47,6 +47,8 @@ type Conn struct {
 	transport *quic.Transport
 	gate      *Gate
 	session   key.ID
+	flows     *flows
+	receiving sync.WaitGroup
 	closed    sync.Once
 }
 
@@ -79,7 +81,9 @@ func Dial(ctx context.Context, c DialConfig) (*Conn, error) {
 		return nil, fmt.Errorf("connect to host %v: %w", c.Host, err)
 	}
 	gate.watch.connected()
-	return &Conn{quic: conn, transport: d.transport, gate: gate, session: c.Session}, nil
+	made := &Conn{quic: conn, transport: d.transport, gate: gate, session: c.Session, flows: newFlows()}
+	made.receiving.Go(func() { made.flows.receive(conn) })
+	return made, nil
 }
 
 func (c *DialConfig) validate() error {
@@ -102,6 +106,19 @@ func (c *DialConfig) validate() error {
 // has connected it. A refusal is a [*RefusedError]. It blocks while as many streams
 // are open as the host allows.
 func (c *Conn) OpenStream(ctx context.Context) (*Stream, error) {
+	return c.open(ctx, headerStream)
+}
+
+// OpenFlow is OpenStream for a session whose service speaks UDP.
+func (c *Conn) OpenFlow(ctx context.Context) (*Flow, error) {
+	s, err := c.open(ctx, headerFlow)
+	if err != nil {
+		return nil, err
+	}
+	return c.flows.begin(c.quic, s), nil
+}
+
+func (c *Conn) open(ctx context.Context, kind byte) (*Stream, error) {
 	q, err := c.quic.OpenStreamSync(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open stream: %w", translate(err))
@@ -109,7 +126,7 @@ func (c *Conn) OpenStream(ctx context.Context) (*Stream, error) {
 	s := &Stream{quic: q, conn: c.quic}
 	stop := context.AfterFunc(ctx, s.Reset)
 	defer stop()
-	if _, err = s.Write(appendHeader(nil, c.session)); err == nil {
+	if _, err = s.Write(appendHeader(nil, kind, c.session)); err == nil {
 		err = readAnswer(s)
 	}
 	if err == nil && stop() {
@@ -162,6 +179,7 @@ func (c *Conn) CloseWithReason(reason Reason, text string) error {
 	c.closed.Do(func() {
 		closeConn(c.quic, reason, text)
 		err = errors.Join(c.transport.Close(), c.gate.Close())
+		c.receiving.Wait()
 	})
 	return err
 }

@@ -21,6 +21,7 @@ var (
 	ErrRefused     = errors.New("the other end refused our certificate")
 	ErrLost        = errors.New("the path to the other end was lost")
 	ErrNoAddress   = errors.New("no address to dial")
+	ErrPacketSize  = errors.New("the datagram is longer than UDP allows")
 	ErrConfig      = errors.New("incomplete configuration")
 )
 

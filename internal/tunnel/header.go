@@ -12,38 +12,38 @@ import (
 
 // Sizes and numbers on the wire.
 const (
-	headerVersion = 1
+	headerStream  = 1              // a header's first byte: of a TCP connection
+	headerFlow    = 2              // of a UDP flow
 	headerSize    = 1 + key.IDSize // bytes
 	maxAnswerText = 255            // bytes
 )
 
-// appendHeader appends the header of a stream.
-func appendHeader(dst []byte, session key.ID) []byte {
-	dst = append(dst, headerVersion)
+// appendHeader appends the header of a stream, of kind headerStream or headerFlow.
+func appendHeader(dst []byte, kind byte, session key.ID) []byte {
+	dst = append(dst, kind)
 	return append(dst, session[:]...)
 }
 
 // parseHeader reads what appendHeader writes, and nothing else.
-func parseHeader(b []byte) (key.ID, error) {
+func parseHeader(b []byte) (kind byte, session key.ID, err error) {
 	if len(b) != headerSize {
-		return key.ID{}, fmt.Errorf("%w: a stream header has %d bytes, got %d",
+		return 0, key.ID{}, fmt.Errorf("%w: a stream header has %d bytes, got %d",
 			ErrProtocol, headerSize, len(b))
 	}
-	if b[0] != headerVersion {
-		return key.ID{}, fmt.Errorf("%w: stream header of version %d", ErrProtocol, b[0])
+	if kind = b[0]; kind != headerStream && kind != headerFlow {
+		return 0, key.ID{}, fmt.Errorf("%w: stream header of kind %d", ErrProtocol, kind)
 	}
-	session := key.ID(b[1:])
-	if session.IsZero() {
-		return key.ID{}, fmt.Errorf("%w: stream header without a session", ErrProtocol)
+	if session = key.ID(b[1:]); session.IsZero() {
+		return 0, key.ID{}, fmt.Errorf("%w: stream header without a session", ErrProtocol)
 	}
-	return session, nil
+	return kind, session, nil
 }
 
 // readHeader reads one header and not a byte more.
-func readHeader(r io.Reader) (key.ID, error) {
+func readHeader(r io.Reader) (kind byte, session key.ID, err error) {
 	var b [headerSize]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return key.ID{}, fmt.Errorf("read stream header: %w", err)
+		return 0, key.ID{}, fmt.Errorf("read stream header: %w", err)
 	}
 	return parseHeader(b[:])
 }

@@ -12,36 +12,36 @@ import (
 
 func TestHeaderAppendsAndReadsBack(t *testing.T) {
 	id := key.NewID()
-	b := appendHeader([]byte("foo"), id)
+	b := appendHeader([]byte("foo"), headerStream, id)
 	if !bytes.HasPrefix(b, []byte("foo\x01")) || len(b) != 3+headerSize {
 		t.Fatalf("got %x", b)
 	}
 	r := bytes.NewReader(append(b[3:], "rest"...))
-	if got, err := readHeader(r); got != id || err != nil || r.Len() != 4 {
+	if kind, got, err := readHeader(r); kind != headerStream || got != id || err != nil || r.Len() != 4 {
 		t.Errorf("got %v, %v, %d bytes left", got, err, r.Len())
 	}
 }
 
 func TestHeadersThatAreNoneAreRefused(t *testing.T) {
-	good := appendHeader(nil, key.NewID())
+	good := appendHeader(nil, headerStream, key.NewID())
 	for n := range good {
-		if id, err := readHeader(bytes.NewReader(good[:n])); err == nil || !id.IsZero() {
+		if _, id, err := readHeader(bytes.NewReader(good[:n])); err == nil || !id.IsZero() {
 			t.Errorf("first %d bytes: got %v, %v", n, id, err)
 		}
-		if id, err := parseHeader(good[:n]); err == nil || !id.IsZero() {
+		if _, id, err := parseHeader(good[:n]); err == nil || !id.IsZero() {
 			t.Errorf("first %d bytes: got %v, %v", n, id, err)
 		}
 	}
 	for version := range 256 {
 		bad := append([]byte{byte(version)}, good[1:]...)
-		if _, err := parseHeader(bad); (err == nil) != (version == headerVersion) {
+		if _, _, err := parseHeader(bad); (err == nil) != (version == headerStream || version == headerFlow) {
 			t.Errorf("version %d: got %v", version, err)
 		}
 	}
-	if _, err := parseHeader(appendHeader(nil, key.ID{})); !errors.Is(err, ErrProtocol) {
+	if _, _, err := parseHeader(appendHeader(nil, headerFlow, key.ID{})); !errors.Is(err, ErrProtocol) {
 		t.Errorf("no session: got %v", err)
 	}
-	if _, err := parseHeader(append(good, 0)); !errors.Is(err, ErrProtocol) {
+	if _, _, err := parseHeader(append(good, 0)); !errors.Is(err, ErrProtocol) {
 		t.Errorf("too long: got %v", err)
 	}
 }
@@ -68,17 +68,18 @@ func TestAnswersReadBack(t *testing.T) {
 }
 
 func FuzzHeader(f *testing.F) {
-	f.Add(appendHeader(nil, key.ID{1}))
-	f.Add([]byte{headerVersion})
+	f.Add(appendHeader(nil, headerStream, key.ID{1}))
+	f.Add(appendHeader(nil, headerFlow, key.ID{1}))
+	f.Add([]byte{headerStream})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		id, err := parseHeader(b)
+		kind, id, err := parseHeader(b)
 		if err != nil {
 			if !id.IsZero() {
 				t.Error("an id beside an error")
 			}
 			return
 		}
-		if got := appendHeader(nil, id); !bytes.Equal(got, b) {
+		if got := appendHeader(nil, kind, id); !bytes.Equal(got, b) {
 			t.Errorf("read %x, wrote %x", b, got)
 		}
 	})

@@ -105,6 +105,7 @@ type house struct {
 	cert     tls.Certificate
 	gate     *Gate
 	reset    key.Subkey
+	packets  func(context.Context, Peer) (net.Conn, error)
 	server   *Server
 	table    *spa.Table[key.HostKnock]
 	receiver *spa.HostKnockReceiver
@@ -151,8 +152,8 @@ func (h *house) serve() {
 	h.server, err = NewServer(h.gate, ServerConfig{
 		Certificate: func() (*tls.Certificate, error) { return &h.cert, nil },
 		Roots:       h.ca.roots(),
-		Reset:       h.reset,
-		Authorize:   h.authorize,
+		Reset:       h.reset, ConnectPacket: h.packets,
+		Authorize: h.authorize,
 		Connect: func(ctx context.Context, p Peer) (Duplex, error) {
 			h.mu.Lock()
 			connect := h.connect

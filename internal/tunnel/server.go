@@ -200,12 +200,14 @@ func (s *Server) serve(conn *quic.Conn) {
 	}
 	log.Info("tunnel connected", logkeys.Source, peer.Source)
 	var streams sync.WaitGroup
+	flows := newFlows()
+	streams.Go(func() { flows.receive(conn) })
 	for {
 		var stream *quic.Stream
 		if stream, err = conn.AcceptStream(ctx); err != nil {
 			break
 		}
-		streams.Go(func() { s.stream(ctx, conn, stream, session, log) })
+		streams.Go(func() { s.stream(ctx, conn, flows, stream, session, log) })
 	}
 	streams.Wait()
 	log.Info("tunnel ended", logkeys.Reason, translate(err).Error())
@@ -230,10 +232,14 @@ func (s *Server) peer(conn *quic.Conn, session key.ID) (Peer, error) {
 }
 
 // stream connects one stream and carries it.
-func (s *Server) stream(ctx context.Context, conn *quic.Conn, q *quic.Stream, session key.ID,
+func (s *Server) stream(ctx context.Context, conn *quic.Conn, flows *flows, q *quic.Stream, session key.ID,
 	log *slog.Logger) {
 	stream := &Stream{quic: q, conn: conn}
-	backend, err := s.connect(ctx, conn, stream, session)
+	backend, packets, err := s.connect(ctx, conn, stream, session)
+	if packets != nil {
+		s.flow(ctx, conn, flows, stream, packets, log)
+		return
+	}
 	if err != nil {
 		log.Info("stream refused", logkeys.Error, err)
 		// The answer must arrive although nobody reads the rest of the request.
@@ -253,32 +259,61 @@ func (s *Server) stream(ctx context.Context, conn *quic.Conn, q *quic.Stream, se
 	log.Debug("stream ended", logkeys.Bytes, in+out)
 }
 
-func (s *Server) connect(ctx context.Context, conn *quic.Conn, stream *Stream,
-	session key.ID) (Duplex, error) {
-	if err := stream.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
-		return nil, err
+// flow carries a UDP flow that is connected.
+func (s *Server) flow(ctx context.Context, conn *quic.Conn, flows *flows, stream *Stream, target net.Conn,
+	log *slog.Logger) {
+	flow := flows.begin(conn, stream)
+	if _, err := stream.Write(appendAnswer(nil, nil)); err != nil {
+		flow.Close()
+		target.Close()
+		return
 	}
-	asked, err := readHeader(stream)
+	in, out := CopyPackets(ctx, flow, target)
+	log.Debug("flow ended", logkeys.Bytes, in+out)
+}
+
+// connect returns what the stream is for: a connection, or a UDP flow's target.
+func (s *Server) connect(ctx context.Context, conn *quic.Conn, stream *Stream,
+	session key.ID) (Duplex, net.Conn, error) {
+	if err := stream.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
+		return nil, nil, err
+	}
+	kind, asked, err := readHeader(stream)
 	if err != nil {
-		return nil, &RefusedError{Status: StatusMalformed, Text: "no stream header of this version"}
+		return nil, nil, &RefusedError{Status: StatusMalformed, Text: "no stream header of this version"}
 	}
 	if asked != session {
-		return nil, &RefusedError{Status: StatusDenied, Text: "another session's stream"}
+		return nil, nil, &RefusedError{Status: StatusDenied, Text: "another session's stream"}
 	}
 	if err := stream.SetReadDeadline(time.Time{}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	peer, err := s.peer(conn, session)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
+	if kind == headerFlow {
+		target, err := s.connectPacket(ctx, peer)
+		return nil, target, err
+	}
 	backend, err := s.config.Connect(ctx, peer)
 	if err == nil && backend == nil {
 		err = ErrUnreachable
 	}
-	return backend, err
+	return backend, nil, err
+}
+
+func (s *Server) connectPacket(ctx context.Context, p Peer) (net.Conn, error) {
+	if s.config.ConnectPacket == nil {
+		return nil, &RefusedError{Status: StatusDenied, Text: "this host has no UDP services"}
+	}
+	target, err := s.config.ConnectPacket(ctx, p)
+	if err == nil && target == nil {
+		err = ErrUnreachable
+	}
+	return target, err
 }
 
 // refusal turns any error into what the client is told: nothing about the host

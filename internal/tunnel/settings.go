@@ -38,6 +38,7 @@ func quicConfig(handshake, idle, keepAlive time.Duration) *quic.Config {
 		MaxStreamReceiveWindow:         streamWindowMax,
 		InitialConnectionReceiveWindow: connectionWindow,
 		MaxConnectionReceiveWindow:     connectionWindowMax,
+		EnableDatagrams:                true,
 		MaxIncomingStreams:             -1,
 		MaxIncomingUniStreams:          -1,
 	}

@@ -72,3 +72,28 @@ func drain(conn net.Conn, quiet time.Duration) (n int64, last time.Time) {
 		}
 	}
 }
+
+// ServePackets answers each datagram to a UDP address of a machine with itself, for
+// as long as this process lives and the lab stands.
+func (l *Lab) ServePackets(where, address string) error {
+	var socket net.PacketConn
+	err := l.in(where, func() (err error) {
+		socket, err = net.ListenPacket("udp", address)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l.packets = append(l.packets, socket)
+	go func() { // ends when Down closes the socket
+		b := make([]byte, 2048)
+		for {
+			n, from, err := socket.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = socket.WriteTo(b[:n], from)
+		}
+	}()
+	return nil
+}

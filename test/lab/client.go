@@ -93,6 +93,15 @@ func (f *Forward) Dial() (conn net.Conn, err error) {
 	return conn, err
 }
 
+// DialPacket is Dial for a UDP service.
+func (f *Forward) DialPacket() (conn net.Conn, err error) {
+	err = f.lab.in(f.who, func() error {
+		conn, err = net.Dial("udp", f.Address)
+		return err
+	})
+	return conn, err
+}
+
 // hello opens a connection to the service that greets, and reads the greeting.
 func (f *Forward) hello() error {
 	conn, err := f.Dial()

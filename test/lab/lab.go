@@ -28,6 +28,7 @@ type Lab struct {
 
 	sshd, controller, host *Process
 	sources                []net.Listener
+	packets                []net.PacketConn
 }
 
 // Up removes what an earlier lab of the same prefix left, then builds the network.
@@ -53,7 +54,10 @@ func (l *Lab) Down() error {
 	for _, s := range l.sources {
 		_ = s.Close()
 	}
-	l.sources = nil
+	for _, s := range l.packets {
+		_ = s.Close()
+	}
+	l.sources, l.packets = nil, nil
 	names, err := l.namespaces()
 	if err != nil {
 		return err

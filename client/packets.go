@@ -1,0 +1,208 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/tunnel"
+)
+
+const (
+	// peerIdle is the silence after which a local peer's flow is given up.
+	peerIdle = 2 * time.Minute
+	// peerQueue is how many datagrams of a local peer wait for its flow to open.
+	peerQueue = 64
+)
+
+// DialPacket opens a UDP flow to the service: each Read and Write is one datagram.
+func (a *Access) DialPacket(ctx context.Context) (net.Conn, error) {
+	if a.Granted().Access().Transport != control.TransportUDP {
+		return nil, fmt.Errorf("%w: %s", ErrNotUDP, a.Service)
+	}
+	for try := 1; ; try++ {
+		conn, err := a.connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if conn == nil {
+			return a.dialDirectPacket(ctx)
+		}
+		a.use(1)
+		flow, err := conn.OpenFlow(ctx)
+		if err == nil {
+			return &packetConn{Conn: flow, release: func() { a.use(-1) }}, nil
+		}
+		a.use(-1)
+		if over := a.over(err); over != nil {
+			return nil, over
+		}
+		if ctx.Err() != nil || try == 2 || errors.Is(err, tunnel.ErrUnreachable) {
+			return nil, err
+		}
+		a.drop(conn, err)
+	}
+}
+
+// packetConn gives back what it used, once.
+type packetConn struct {
+	net.Conn
+	release func()
+	once    sync.Once
+}
+
+// Close implements [net.Conn].
+func (c *packetConn) Close() error {
+	defer c.once.Do(c.release)
+	return c.Conn.Close()
+}
+
+// dialDirectPacket knocks from the socket that speaks to the service.
+func (a *Access) dialDirectPacket(ctx context.Context) (net.Conn, error) {
+	g := a.Granted()
+	if err := a.client.announce(g); err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "udp", g.grant.Addresses[0].String())
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", a.Service, err)
+	}
+	a.use(1)
+	return &packetConn{Conn: conn, release: func() { a.use(-1) }}, nil
+}
+
+// ListenPacket is [Listen] for a UDP service.
+func ListenPacket(ctx context.Context, address string, anyone bool) (net.PacketConn, error) {
+	if err := checkLocal(address, anyone); err != nil {
+		return nil, err
+	}
+	var c net.ListenConfig
+	l, err := c.ListenPacket(ctx, "udp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+// ServePackets carries the datagrams that l receives to the service, each local
+// peer's in a flow of its own, until ctx ends or the Access is over. It closes l, and
+// returns when all flows are done: nil at the end of ctx, else why.
+func (a *Access) ServePackets(ctx context.Context, l net.PacketConn) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	stopLife := context.AfterFunc(a.life, func() { l.Close() })
+	defer stopLife()
+	p := &peers{access: a, local: l, open: make(map[netip.AddrPort]chan []byte)}
+	defer p.all.Wait()
+	defer cancel()
+	buf := make([]byte, tunnel.MaxPacket+1)
+	for {
+		n, from, err := l.ReadFrom(buf)
+		if err != nil {
+			l.Close()
+			switch {
+			case a.Err() != nil:
+				return a.Err()
+			case ctx.Err() != nil:
+				return nil
+			}
+			return fmt.Errorf("read local datagrams: %w", err)
+		}
+		if udp, ok := from.(*net.UDPAddr); ok {
+			p.take(ctx, udp.AddrPort(), append([]byte(nil), buf[:n]...))
+		}
+	}
+}
+
+// peers are the local programs that speak to a service.
+type peers struct {
+	access *Access
+	local  net.PacketConn
+	all    sync.WaitGroup
+
+	mu   sync.Mutex // guards open
+	open map[netip.AddrPort]chan []byte
+}
+
+// take passes a datagram on, to a new flow if its sender has none. What finds no
+// room is lost.
+func (p *peers) take(ctx context.Context, from netip.AddrPort, b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	queue, known := p.open[from]
+	if !known {
+		if len(p.open) >= maxLocal {
+			return
+		}
+		queue = make(chan []byte, peerQueue)
+		p.open[from] = queue
+		p.all.Go(func() { p.serve(ctx, from, queue) })
+	}
+	select {
+	case queue <- b:
+	default:
+	}
+}
+
+func (p *peers) serve(ctx context.Context, from netip.AddrPort, queue <-chan []byte) {
+	defer func() {
+		p.mu.Lock()
+		delete(p.open, from)
+		p.mu.Unlock()
+	}()
+	flow, err := p.access.DialPacket(ctx)
+	if err != nil {
+		if ctx.Err() == nil && p.access.Err() == nil {
+			p.access.Notify(Event{Kind: EventRefused, Deadline: p.access.Granted().Deadline, Err: err})
+		}
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { flow.Close() })
+	defer stop()
+	var back sync.WaitGroup
+	defer back.Wait()
+	defer flow.Close()
+	heard := make(chan struct{}, 1)
+	back.Go(func() {
+		defer cancel()
+		to := net.UDPAddrFromAddrPort(from)
+		buf := make([]byte, tunnel.MaxPacket+1)
+		for {
+			n, err := flow.Read(buf)
+			if err != nil {
+				return
+			}
+			_, _ = p.local.WriteTo(buf[:n], to) // lost, as datagrams may be
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+		}
+	})
+	idle := time.NewTimer(peerIdle)
+	defer idle.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-idle.C:
+			return
+		case <-heard:
+		case b := <-queue:
+			if _, err := flow.Write(b); err != nil && ctx.Err() != nil {
+				return
+			}
+		}
+		idle.Reset(peerIdle)
+	}
+}
