@@ -77,7 +77,7 @@ func printStatus(w io.Writer, s host.Status, now time.Time) error {
 	row("controller\t%s", link)
 	row("certificate\texpires %s, in %s", s.CertificateExpires.Local().Format(time.DateTime),
 		s.CertificateExpires.Sub(now).Round(time.Second))
-	row("firewall\t%s", s.Firewall)
+	row("firewall\t%s, protection %s", s.Firewall, s.Protection)
 	if d := s.Dropped; d != nil {
 		row("dropped\t%d to the host, %d at doors, %d forwarded, %d going out", d.Input, d.Door, d.Forward, d.Output)
 	}
@@ -89,12 +89,12 @@ func printStatus(w io.Writer, s host.Status, now time.Time) error {
 		if x.Bound {
 			state = fmt.Sprintf("%d tunnels, %d bytes", x.Tunnels, x.Bytes)
 		}
-		row("  %s\t%s -> %s from %s, %s left, %s", x.ID, x.Service, x.Target, x.Source,
+		row("  %s\t%s (%s) -> %s from %s, %s left, %s", x.ID, x.Service, x.Mode, x.Target, x.Source,
 			time.Duration(x.Left).Round(time.Second), state)
 	}
 	row("pinholes\t%d", len(s.Pinholes))
 	for _, x := range s.Pinholes {
-		row("  %s\tto port %d, %s left", x.Source, x.Port, time.Duration(x.Left).Round(time.Second))
+		row("  %s\tto %s/%d, %s left", x.Source, x.Protocol, x.Port, time.Duration(x.Left).Round(time.Second))
 	}
 	printEmergency(row, s.Emergency)
 	return t.Flush()

@@ -24,6 +24,7 @@ type collector struct {
 	build, up, linkUp, connects, certificate        *prometheus.Desc
 	sessions, tunnels, pinholes, firstEnd           *prometheus.Desc
 	dropped, silenced, knocks, captureDropped, sent *prometheus.Desc
+	protection                                      *prometheus.Desc
 }
 
 func newCollector(status func() (host.Status, error)) *collector {
@@ -31,7 +32,9 @@ func newCollector(status func() (host.Status, error)) *collector {
 		status: status,
 		build: describe("build_info", "1, with the version of the agent and of Go.",
 			"version", "goversion"),
-		up:          describe("start_time_seconds", "When the agent started, in Unix time."),
+		up: describe("start_time_seconds", "When the agent started, in Unix time."),
+		protection: describe("protection", "1 for what is decided about the rules: on, trial or off.",
+			"state"),
 		linkUp:      describe("link_up", "1 while the agent is connected to its controller."),
 		connects:    describe("link_connects_total", "How often the link to the controller came up."),
 		certificate: describe("certificate_expiry_timestamp_seconds", "When the certificate ends, in Unix time."),
@@ -71,6 +74,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(c.build, 1, s.Version, runtime.Version())
 	gauge(c.up, seconds(s.Started))
+	gauge(c.protection, 1, s.Protection)
 	linkUp := 0.0
 	if s.Link.Connected {
 		linkUp = 1
