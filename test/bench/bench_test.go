@@ -134,6 +134,41 @@ func BenchmarkRevocation(b *testing.B) {
 	}
 }
 
+// BenchmarkCut is how long after its end a session's bytes still come: revoked by
+// command, or at its deadline, with the agent killed for the direct service.
+func BenchmarkCut(b *testing.B) {
+	l := newLab(b)
+	if err := l.PrepareCut(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	const length = 3 * time.Second
+	for _, cut := range []struct {
+		name  string
+		times int
+		run   func() (time.Duration, error)
+	}{
+		{"revoked-tunnel", 10, func() (time.Duration, error) { return l.RevokeUnderLoad(b.Context()) }},
+		{"revoked-direct", 10, func() (time.Duration, error) { return l.RevokeDirect(b.Context()) }},
+		{"expired-tunnel", 3, func() (time.Duration, error) { return l.ExpireTunnel(b.Context(), length) }},
+		{"expired-direct-agent-killed", 3, func() (time.Duration, error) { return l.ExpireDirect(b.Context(), length) }},
+	} {
+		b.Run(cut.name, func(b *testing.B) {
+			for b.Loop() {
+				var took []time.Duration
+				for range cut.times {
+					d, err := cut.run()
+					if err != nil {
+						b.Fatal(err)
+					}
+					took = append(took, d)
+				}
+				b.ReportMetric(ms(median(took)), "ms-to-last-byte")
+				b.ReportMetric(ms(took[len(took)-1]), "ms-worst")
+			}
+		})
+	}
+}
+
 // BenchmarkFwknop is Debian's fwknop on the same network, in its default mode and
 // in its fastest.
 func BenchmarkFwknop(b *testing.B) {
