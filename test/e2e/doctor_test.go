@@ -48,7 +48,8 @@ func TestTheDoctorTellsWhatAilsAHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	bare, _ := l.Doctor(t.Context()) // fails for the controller still
-	expect(t, bare, "firewall", doctor.Warn, "not there")
+	expect(t, bare, "firewall", doctor.Fail, "shall be protected")
+	expect(t, bare, "protection", doctor.OK, "on")
 	if !has(bare, doctor.Door{Protocol: "tcp", Port: 22, Program: "sshd", Sees: doctor.Visible}) ||
 		!strings.Contains(bare.Stranger, "tcp/22") {
 		t.Errorf("without the table: %q, %+v", bare.Stranger, bare.Doors)
