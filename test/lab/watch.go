@@ -233,7 +233,8 @@ func (w *Watch) listen(ear int) {
 		if err != nil {
 			continue // nothing within the ear's time-out
 		}
-		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype == unix.PACKET_OUTGOING {
+		// Frames for others pass here too when a switch floods them; they are no answers.
+		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype != unix.PACKET_HOST {
 			continue
 		}
 		kind := "" // and the port that answered
