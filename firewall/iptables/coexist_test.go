@@ -242,20 +242,23 @@ func TestContainersPortsAreDarkBesideDockersRules(t *testing.T) {
 	for _, v := range variants() {
 		for name, rules := range map[string]string{"docker": docker,
 			// Nothing but our rules lets forwarded packets to the container in.
-			"drop": strings.ReplaceAll(docker, "-j DOCKER\nCOMMIT", "COMMIT"),
+			"drop": strings.NewReplacer("-A FORWARD -o docker0 -j DOCKER\n", "",
+				"-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n", "",
+				"-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n", "").Replace(docker),
 		} {
-			t.Run(string(v)+" "+name, func(t *testing.T) { besideDocker(t, v, rules) })
+			t.Run(string(v)+" "+name, func(t *testing.T) { besideDocker(t, v, rules, name == "docker") })
 		}
 	}
 }
 
-func besideDocker(t *testing.T, v iptables.Variant, rules string) {
+func besideDocker(t *testing.T, v iptables.Variant, rules string, published bool) {
 	l := newLAN(t)
 	touchTables(t, l.host, v)
 	load(t, l.host, "iptables-"+string(v)+"-restore", rules)
-	if !l.reaches(t, firewall.TCP, "192.0.2.1", publishedPort) {
-		t.Fatal("the container is not published: nothing is tested")
+	if l.reaches(t, firewall.TCP, "192.0.2.1", publishedPort) != published {
+		t.Fatalf("the container is not reached: %t: nothing is tested", published)
 	}
+	echo(t, l.client, sshPort)
 	before := l.everything(t, v)
 	f := newFirewall(t, l.host, iptables.Config{Variant: v})
 	install(t, f, firewall.Rules{Inside: []string{"docker*"}})
@@ -266,19 +269,21 @@ func besideDocker(t *testing.T, v iptables.Variant, rules string) {
 			t.Errorf("the published port is not dark to %s", p)
 		}
 		open(t, f, pinhole(p, "192.0.2.2", publishedPort))
-		if !l.reaches(t, p, "192.0.2.1", publishedPort) {
-			t.Errorf("a pinhole for %s does not let in to the container", p)
+		for range 2 { // with the rules that a new door gets, and with those of Install
+			if !l.reaches(t, p, "192.0.2.1", publishedPort) {
+				t.Errorf("a pinhole for %s does not let in to the container", p)
+			}
+			install(t, f, firewall.Rules{Inside: []string{"docker*"}})
 		}
 	}
-	if !reaches(t, l.box, firewall.TCP, netip.MustParseAddrPort("192.0.2.2:22")) {
-		echo(t, l.client, 22)
-		if !reaches(t, l.box, firewall.TCP, netip.MustParseAddrPort("192.0.2.2:22")) {
-			t.Error("the container does not get out")
-		}
+	if reaches(t, l.box, firewall.TCP, netip.MustParseAddrPort("192.0.2.2:22")) != published {
+		t.Errorf("whether the container gets out is not what others' rules say: %t", published)
 	}
 	// Rules of others behind ours in the same table see what we let pass.
 	open(t, f, pinhole(firewall.UDP, "192.0.2.2", doorPort))
-	l.reaches(t, firewall.UDP, "192.0.2.1", doorPort)
+	if !l.reaches(t, firewall.UDP, "192.0.2.1", doorPort) {
+		t.Error("a pinhole does not let in")
+	}
 	marks := l.host.Run(t, "iptables-"+string(v), "-t", "mangle", "-vxnL", "INPUT")
 	for line := range strings.Lines(marks) {
 		if strings.Contains(line, "MARK") && strings.Fields(line)[0] == "0" {
@@ -286,8 +291,8 @@ func besideDocker(t *testing.T, v iptables.Variant, rules string) {
 		}
 	}
 	l.wantRestored(t, f, v, before)
-	if !l.reaches(t, firewall.TCP, "192.0.2.1", publishedPort) {
-		t.Error("the container is not published any more")
+	if l.reaches(t, firewall.TCP, "192.0.2.1", publishedPort) != published {
+		t.Error("others' rules do not do what they did")
 	}
 }
 

@@ -210,7 +210,7 @@ func TestOneAtATimeChangesTheRules(t *testing.T) {
 	go func() { done <- f.Install(ctx, firewall.Rules{}) }()
 	select {
 	case err := <-done:
-		t.Errorf("install while another is at it: %v, want it to wait", err)
+		t.Fatalf("install while another is at it: %v, want it to wait", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	if err := unlock(); err != nil {

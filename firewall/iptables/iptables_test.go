@@ -330,6 +330,10 @@ func TestAFullSetIsAnErrorAndChangesNothing(t *testing.T) {
 		if err := f.Apply(ctx, more); !errors.Is(err, iptables.ErrFull) {
 			t.Errorf("one more: %v, want ErrFull", err)
 		}
+		more = firewall.Change{Open: all[capacity-1:]} // one of them is open already
+		if err := f.Apply(ctx, more); !errors.Is(err, iptables.ErrFull) {
+			t.Errorf("one more, and one that is there: %v, want ErrFull", err)
+		}
 		if got, err := f.List(ctx); err != nil || len(got) != capacity {
 			t.Errorf("%d pinholes are open, %v, want %d", len(got), err, capacity)
 		}

@@ -58,9 +58,9 @@ type writer struct {
 	timers  int // generation
 	v6      bool
 	tracked bool // connection tracking may be used
-	// pass ends our chains in favour of a packet. In the mangle table it is RETURN:
-	// rules of others that come behind shall see the packet still.
-	pass string
+	// pass ends our chains in favour of a packet, and admit does of one to a
+	// published port.
+	pass, admit string
 }
 
 // chains lists those of one table. The last rule of each refers to the set that the
@@ -77,29 +77,38 @@ func (w writer) chains(table string) []chain {
 // notNever matches always.
 func (n name) notNever() string { return "-m set ! --match-set " + n.set(neverSet) + " src" }
 
-func (w writer) rulesOf(table string) []chain {
+// in returns w for the rules of a table. From the mangle table packets return to the
+// built-in chain: rules of others that come behind shall see them still.
+func (w writer) in(table string) writer {
+	w.pass, w.admit = "-j RETURN", w.goTo(admitChain)
 	if table == filter {
-		w.pass = "-j ACCEPT"
+		w.pass, w.admit = "-j ACCEPT", "-j ACCEPT"
+	}
+	return w
+}
+
+func (w writer) rulesOf(table string) []chain {
+	w = w.in(table)
+	if table == filter {
 		return []chain{
 			{inputChain, w.filterHook(in())},
 			{outputChain, w.filterHook(out())},
 			{forwardChain, w.filterForward()},
 			{doorIn, append(w.doorRules(in()), "-j RETURN")},
 			{doorOut, append(w.doorRules(out()), "-j RETURN")},
-			{arriving, append(w.published(sentIn(), w.pass), "-j RETURN")},
+			{arriving, append(w.published(sentIn(), w.admit), "-j RETURN")},
 			{leaving, append(w.published(sentOut(), w.pass), "-j RETURN")},
 		}
 	}
-	w.pass = "-j RETURN"
 	return []chain{
 		{inputChain, w.input()},
 		{outputChain, w.output()},
 		{forwardChain, w.forward()},
 		{doorIn, append(w.doorRules(in()), drop(droppedDoor))},
 		{doorOut, append(w.doorRules(out()), drop(droppedDoor))},
-		{arriving, append(w.published(sentIn(), w.goTo(admitChain)), drop(droppedForward))},
+		{arriving, append(w.published(sentIn(), w.admit), drop(droppedForward))},
 		{leaving, append(w.published(sentOut(), w.pass), drop(droppedForward))},
-		{admitChain, w.admit()},
+		{admitChain, w.admission()},
 		{insideChain, w.inside()},
 		{repliesChain, w.replies()},
 		{sentOnChain, w.sentOn()},
@@ -338,9 +347,9 @@ func (w writer) replies() []string {
 	return append(list, drop(droppedForward))
 }
 
-// admit lets a packet through to a published port and, of datagrams, notes the
+// admission lets a packet through to a published port and, of datagrams, notes the
 // server. When there is no room to note it the packet does not pass.
-func (w writer) admit() []string {
+func (w writer) admission() []string {
 	noted := w.inSet(serversSet(w.v6), "dst,dst")
 	return []string{
 		join("! -p udp", w.pass),
@@ -459,16 +468,13 @@ func (w writer) textOfDoors(doors []door) string {
 	var b strings.Builder
 	for _, table := range tables() {
 		fmt.Fprintf(&b, "*%s\n", table)
-		pass, admit := "-j RETURN", w.goTo(admitChain)
-		if table == filter {
-			pass, admit = "-j ACCEPT", "-j ACCEPT"
-		}
+		w := w.in(table)
 		for _, d := range doors {
 			for _, r := range []struct {
 				chain, verdict string
 				side           side
-			}{{doorIn, pass, in()}, {doorOut, pass, out()},
-				{arriving, admit, sentIn()}, {leaving, pass, sentOut()}} {
+			}{{doorIn, w.pass, in()}, {doorOut, w.pass, out()},
+				{arriving, w.admit, sentIn()}, {leaving, w.pass, sentOut()}} {
 				for _, rule := range w.lookUp(d, r.side, r.verdict) {
 					fmt.Fprintf(&b, "-I %s 1 %s\n", w.chain(r.chain), rule)
 				}
