@@ -334,6 +334,8 @@ const (
 	atAddress   = 115
 	atPort      = 131
 	atSecond    = 133
+	atFlags     = 151
+	atKnockPort = 152
 	atCode      = 10
 	atTextSize  = 11
 	atText      = 12
@@ -368,6 +370,19 @@ func (g *generator) replies() {
 	add("reply-grant-both", "grant", "4.3 a grant with an IPv4 and an IPv6 address",
 		sealed(must(appendReply(nil, Reply{Time: testTime, Grant: &both}))),
 		append(grantHeaders(&both), "time", at)...)
+	flagged := func(name, about string, flags GrantFlags, port uint16) []byte {
+		other := *grant
+		other.Flags, other.KnockPort = flags, port
+		plain := must(appendReply(nil, Reply{Time: testTime, Grant: &other}))
+		add(name, "grant", about, sealed(plain), append(grantHeaders(&other), "time", at)...)
+		return plain
+	}
+	direct := flagged("reply-grant-direct", "4.5 a service's own port, for one address",
+		FlagDirect|FlagAddress, 4042)
+	flagged("reply-grant-direct-udp", "4.5 a UDP service's own port, for one address and port",
+		FlagDirect|FlagUDP, 4042)
+	flagged("reply-grant-udp", "4.5 UDP through a tunnel", FlagUDP, 0)
+	flagged("reply-grant-address", "4.5 a tunnel from any port of one address", FlagAddress, 0)
 	denied := must(appendReply(nil, Reply{Time: testTime, Denial: &Denial{
 		CodeNotGranted, "no grant for ssh-web1"}}))
 	add("reply-denial", "denial", "4.1 a denial, the answer to knock-access", sealed(denied),
@@ -408,6 +423,17 @@ func (g *generator) replies() {
 	change("reply-grant-unspecified", "4.3 the address ::ffff:0.0.0.0", granted,
 		func(p []byte) { clear(p[atPort-4 : atPort]) })
 	change("reply-grant-padding", "4.3 last byte set", granted, set(replyPlainSize-1, 1))
+	change("reply-grant-flag-unknown", "4.5 flag 8, which means nothing", granted, set(atFlags, 8))
+	change("reply-grant-flag-last", "4.5 flag 128 beside known ones", direct,
+		set(atFlags, 0x80|byte(FlagDirect|FlagAddress)))
+	change("reply-grant-direct-no-port", "4.5 direct, and nowhere to knock", direct,
+		func(p []byte) { clear(p[atKnockPort : atKnockPort+2]) })
+	change("reply-grant-port-not-direct", "4.5 a knock port for a tunnel", granted,
+		set(atKnockPort+1, 1))
+	change("reply-grant-direct-second", "4.4 one address, and the last byte of a second set", direct,
+		set(atFlags-1, 1))
+	change("reply-grant-direct-tail", "4.3 the byte behind the knock port set", direct,
+		set(atKnockPort+2, 1))
 	change("reply-denial-code-0", "4.3 code 0", denied, set(atCode, 0))
 	change("reply-denial-long-text", "4.3 a text of 121 bytes", denied, set(atTextSize, maxText+1))
 	change("reply-denial-not-utf8", "4.3 a text that is not UTF-8", denied, set(atText, 0xff))

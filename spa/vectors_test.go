@@ -33,6 +33,7 @@ var vectorHeaders = []string{
 	"about", "rule", "type", "expect", "again", "audience", "private", "secret", "id", "now",
 	"counter", "uses", "kind", "service", "session", "duration", "claimed", "time",
 	"ephemeral", "knock", "code", "text", "deadline", "host-secret", "pin", "host", "address",
+	"flags", "knock-port",
 }
 
 // vectorExpects is the closed list of outcomes: a Reason, or what a reply is.
@@ -288,6 +289,9 @@ func checkReply(t *testing.T, v vector) {
 				t.Errorf("%s: opened %q, want %q", have[i], have[i+1], v.headers[have[i]])
 			}
 		}
+		if g := got.Grant; v.headers["flags"] == "" && (g.Flags != 0 || g.KnockPort != 0) {
+			t.Errorf("opened flags %03b, knock port %d, want none", g.Flags, g.KnockPort)
+		}
 	case "denial":
 		if err != nil || got.Denial == nil || strconv.Itoa(int(got.Denial.Code)) != v.headers["code"] ||
 			got.Denial.Text != v.headers["text"] {
@@ -306,9 +310,14 @@ func grantHeaders(g *Grant) []string {
 	for _, a := range g.Addresses {
 		addresses = append(addresses, a.String())
 	}
-	return []string{
+	headers := []string{
 		"session", g.Session.String(), "deadline", strconv.FormatInt(g.Deadline.UnixNano(), 10),
 		"host-secret", hex.EncodeToString(g.Knock.RevealBytes()), "pin", hex.EncodeToString(g.Pin[:]),
 		"host", g.Host.String(), "address", strings.Join(addresses, " "),
 	}
+	if g.Flags != 0 {
+		headers = append(headers, "flags", strconv.Itoa(int(g.Flags)),
+			"knock-port", strconv.Itoa(int(g.KnockPort)))
+	}
+	return headers
 }
