@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/testkit"
 	"github.com/postern-sdp/postern/internal/tunnel"
+	"github.com/postern-sdp/postern/spa"
+	"github.com/postern-sdp/postern/spa/key"
 )
 
 const directPort = 7777
@@ -302,5 +305,76 @@ func TestAUDPServiceGoesThroughTheTunnel(t *testing.T) {
 	}
 	if !errors.Is(err, tunnel.ErrRevoked) {
 		t.Errorf("after the revocation: %v", err)
+	}
+}
+
+// TestADirectSessionIsNeverAdmittedToTheTunnel: not when its host knock comes, and
+// not by the next agent.
+func TestADirectSessionIsNeverAdmittedToTheTunnel(t *testing.T) {
+	gate := &memoryGate{admitted: make(map[netip.AddrPort]key.ID)}
+	b := newSessions(&sessions{
+		fw: newMemoryKernel(bootClock), gate: gate, hints: spa.NewTable[key.HostKnock](time.Now()), now: bootClock,
+		port: testPort, log: slog.New(slog.DiscardHandler), onChange: func() {}, onEnd: func(control.Ended) {},
+	})
+	source := netip.MustParseAddrPort("192.0.2.1:5000")
+	for mode, admitted := range map[control.Mode]bool{control.ModeDirect: false, control.ModeTunnel: true} {
+		o := order("192.0.2.1", time.Hour)
+		o.Mode, o.Target = mode, "127.0.0.1:22"
+		terms, err := newTerms(o, bootClock())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.live[o.ID] = newSession(terms)
+		if !b.bind(o.ID, source) {
+			t.Fatal("the host knock was not taken")
+		}
+		if _, in := gate.Session(source); in != admitted {
+			t.Errorf("%s, at the host knock: admitted %v, want %v", mode, in, admitted)
+		}
+		left := b.live[o.ID].record()
+		gate.Revoke(source)
+		delete(b.live, o.ID)
+		b.adopt([]record{left}, nil)
+		if _, in := gate.Session(source); in != admitted {
+			t.Errorf("%s, adopted: admitted %v, want %v", mode, in, admitted)
+		}
+		gate.Revoke(source)
+		delete(b.live, o.ID)
+	}
+}
+
+func TestAnOrderDoesNotChangeHowALiveSessionIsReached(t *testing.T) {
+	o := order("192.0.2.1", time.Hour)
+	before, err := newTerms(o, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Mode = control.ModeDirect
+	after, err := newTerms(o, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newSession(before).renew(after); !errors.Is(err, errMismatch) {
+		t.Errorf("got %v, want errMismatch", err)
+	}
+}
+
+func TestAServiceSpeaksItsOwnProtocolOnly(t *testing.T) {
+	b := newSessions(&sessions{now: bootClock})
+	o := order("192.0.2.1", time.Hour)
+	o.Target = "127.0.0.1:9"
+	who := control.Identity{Role: control.RoleClient, ID: o.Device}
+	for transport, other := range map[control.Transport]control.Transport{
+		control.TransportTCP: control.TransportUDP, control.TransportUDP: control.TransportTCP,
+	} {
+		o.Transport = transport
+		terms, err := newTerms(o, bootClock())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.live[o.ID] = newSession(terms)
+		if _, _, err := b.dial(t.Context(), o.ID, who, other); !errors.Is(err, errTransport) {
+			t.Errorf("%s for a %s service: %v", other, transport, err)
+		}
 	}
 }

@@ -148,10 +148,11 @@ func TestAFloodedFlowLosesDatagramsAndBlocksNobody(t *testing.T) {
 	conn := h.dial(h.grant())
 	slow, other := openFlow(t, conn), openFlow(t, conn)
 	for range 4 * flowQueue { // nobody reads the echoes
-		if _, err := slow.Write(make([]byte, 1000)); err != nil {
+		if _, err := slow.Write(make([]byte, 9000)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	testkit.Eventually(t, 10*time.Second, "echoes are lost", func() bool { return conn.flows.lost.Load() > 0 })
 	echoed(t, other, []byte("not blocked"))
 	if n := slow.queued.Load(); n > flowBytes {
 		t.Errorf("%d bytes wait for the reader", n)
