@@ -48,7 +48,6 @@ type Conn struct {
 	gate      *Gate
 	session   key.ID
 	flows     *flows
-	receiving sync.WaitGroup
 	closed    sync.Once
 }
 
@@ -81,9 +80,10 @@ func Dial(ctx context.Context, c DialConfig) (*Conn, error) {
 		return nil, fmt.Errorf("connect to host %v: %w", c.Host, err)
 	}
 	gate.watch.connected()
-	made := &Conn{quic: conn, transport: d.transport, gate: gate, session: c.Session, flows: newFlows()}
-	made.receiving.Go(func() { made.flows.receive(conn) })
-	return made, nil
+	return &Conn{
+		quic: conn, transport: d.transport, gate: gate, session: c.Session,
+		flows: newFlows(conn, 0, new(flowCounts)),
+	}, nil
 }
 
 func (c *DialConfig) validate() error {
@@ -106,37 +106,60 @@ func (c *DialConfig) validate() error {
 // has connected it. A refusal is a [*RefusedError]. It blocks while as many streams
 // are open as the host allows.
 func (c *Conn) OpenStream(ctx context.Context) (*Stream, error) {
-	return c.open(ctx, headerStream)
-}
-
-// OpenFlow is OpenStream for a session whose service speaks UDP.
-func (c *Conn) OpenFlow(ctx context.Context) (*Flow, error) {
-	s, err := c.open(ctx, headerFlow)
-	if err != nil {
-		return nil, err
-	}
-	return c.flows.begin(c.quic, s), nil
-}
-
-func (c *Conn) open(ctx context.Context, kind byte) (*Stream, error) {
 	q, err := c.quic.OpenStreamSync(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open stream: %w", translate(err))
 	}
 	s := &Stream{quic: q, conn: c.quic}
+	if err := c.ask(ctx, s, kindTCP); err != nil {
+		return nil, fmt.Errorf("open stream: %w", err)
+	}
+	return s, nil
+}
+
+// OpenFlow opens one UDP flow to the session's service and waits until the host
+// has connected it. Else it is as [Conn.OpenStream].
+func (c *Conn) OpenFlow(ctx context.Context) (*Flow, error) {
+	if !c.quic.ConnectionState().SupportsDatagrams.Remote {
+		return nil, fmt.Errorf("open flow: %w: it takes no datagrams", ErrProtocol)
+	}
+	q, err := c.quic.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open flow: %w", translate(err))
+	}
+	s := &Stream{quic: q, conn: c.quic}
+	p, err := c.flows.add(s) // first: datagrams may overtake the answer
+	if err == nil {
+		err = c.ask(ctx, s, kindUDP)
+	}
+	if err == nil && !c.flows.run(p.receive) {
+		err = cause(c.quic.Context())
+	}
+	if err != nil {
+		c.flows.remove(flowID(q.StreamID()))
+		s.Reset()
+		return nil, fmt.Errorf("open flow: %w", err)
+	}
+	return p, nil
+}
+
+// ask sends a new stream's header and waits for the answer. Without a yes, the
+// stream is cut off.
+func (c *Conn) ask(ctx context.Context, s *Stream, k kind) error {
 	stop := context.AfterFunc(ctx, s.Reset)
 	defer stop()
-	if _, err = s.Write(appendHeader(nil, kind, c.session)); err == nil {
+	_, err := s.Write(appendHeader(nil, k, c.session))
+	if err == nil {
 		err = readAnswer(s)
 	}
 	if err == nil && stop() {
-		return s, nil
+		return nil
 	}
 	s.Reset()
 	if ctx.Err() != nil {
 		err = cause(ctx)
 	}
-	return nil, fmt.Errorf("open stream: %w", err)
+	return err
 }
 
 // Done is closed when the connection has ended.
@@ -172,6 +195,9 @@ func (c *Conn) Knock() {
 // Counters returns what the tunnel's socket has seen.
 func (c *Conn) Counters() Counters { return c.gate.Counters() }
 
+// FlowCounters returns which of the host's datagrams came to nothing.
+func (c *Conn) FlowCounters() FlowCounters { return c.flows.counts.load() }
+
 // CloseWithReason tells the host why, ends the connection with all its streams
 // and closes the socket. It may be called more than once; the first call counts.
 func (c *Conn) CloseWithReason(reason Reason, text string) error {
@@ -179,7 +205,7 @@ func (c *Conn) CloseWithReason(reason Reason, text string) error {
 	c.closed.Do(func() {
 		closeConn(c.quic, reason, text)
 		err = errors.Join(c.transport.Close(), c.gate.Close())
-		c.receiving.Wait()
+		c.flows.close()
 	})
 	return err
 }

@@ -23,6 +23,9 @@ var (
 	ErrNoAddress   = errors.New("no address to dial")
 	ErrPacketSize  = errors.New("the datagram is longer than UDP allows")
 	ErrConfig      = errors.New("incomplete configuration")
+
+	errIdle  = errors.New("the flow was silent for too long")
+	errMoved = errors.New("the deadline was moved")
 )
 
 // Reason is why an end closed a connection: the application error code of

@@ -1,8 +1,6 @@
 package tunnel
 
 import (
-	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,294 +11,279 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"github.com/quic-go/quic-go/quicvarint"
-
-	"github.com/postern-sdp/postern/internal/lossy"
 )
 
+// What a flow keeps for a reader that is slow. What comes beyond it is lost, as it is
+// in a socket: the newest datagrams.
 const (
-	// MaxPacket is the largest datagram of a service's, in bytes.
-	MaxPacket = 65_507
-	// flowQueue is how many datagrams of one flow wait for a slow reader; more are
-	// lost, the newest first.
-	flowQueue = 256
-	// flowBytes bounds what waits, in bytes.
-	flowBytes = 1 << 20
+	queuePackets = 256
+	queueBytes   = 256 << 10 // reached, nothing more is kept
 )
 
-// Flow is one UDP flow's way through a tunnel. It is a [net.Conn] each of whose
-// Reads and Writes is one datagram, and it loses them as UDP does.
-//
-// A flow is a stream, on which it is asked for and answered as any other. Its
-// datagrams travel as QUIC's (RFC 9221), behind the number of the stream divided
-// by four, as HTTP's do (RFC 9297). One that does not fit into a packet takes the
-// stream: two bytes of length, and itself. The flow ends with its stream.
+// Flow is one UDP flow's way through a tunnel: a [net.Conn] whose every Read and
+// Write is one datagram of at most [MaxPacket] bytes. Like any datagram, one may get lost or
+// overtake another. All methods may be called concurrently.
 type Flow struct {
 	stream *Stream
-	conn   *quic.Conn
-	number uint64
 	flows  *flows
-	in     chan []byte
-	queued atomic.Int64 // bytes in in
-	over   chan struct{}
-	once   sync.Once
-	err    error // why it is over; set before over is closed
+	id     uint64
+	begin  time.Time
+	used   atomic.Int64 // when a datagram last came or went, since begin
 
-	writing sync.Mutex // one frame on the stream at a time
-	read    deadline
+	in     chan []byte // datagrams for the reader
+	queued atomic.Int64
+
+	writing sync.Mutex
+	out     []byte // guarded by writing: for making frames
+
+	mu    sync.Mutex // guards what follows
+	until time.Time  // of Read; zero: for ever
+	moved chan struct{}
+	err   error // why the flow has ended
+
+	done chan struct{} // closed with err
 }
 
 var _ net.Conn = (*Flow)(nil)
 
-// flows are those of one connection.
-type flows struct {
-	lost atomic.Uint64 // datagrams that nobody waited for, or that found no room
-
-	mu   sync.Mutex // guards open
-	open map[uint64]*Flow
+func newFlow(s *Stream, f *flows) *Flow {
+	return &Flow{
+		stream: s, flows: f, id: flowID(s.quic.StreamID()), begin: time.Now(),
+		in: make(chan []byte, queuePackets), moved: make(chan struct{}), done: make(chan struct{}),
+	}
 }
 
-func newFlows() *flows { return &flows{open: make(map[uint64]*Flow)} }
-
-// receive hands out the connection's datagrams until it ends.
-func (f *flows) receive(conn *quic.Conn) {
+// receive takes in what comes over the stream, and ends the flow with it.
+func (p *Flow) receive() {
 	for {
-		b, err := conn.ReceiveDatagram(conn.Context())
+		b, err := readFrame(p.stream)
 		if err != nil {
+			p.end(err)
 			return
 		}
-		number, n, err := quicvarint.Parse(b)
-		if err != nil {
-			f.lost.Add(1)
-			continue
-		}
-		f.mu.Lock()
-		flow := f.open[number]
-		f.mu.Unlock()
-		if flow == nil {
-			f.lost.Add(1)
-			continue
-		}
-		flow.deliver(b[n:])
+		p.deliver(b)
 	}
 }
 
-// begin makes a flow of an answered stream. It must be closed.
-func (f *flows) begin(conn *quic.Conn, s *Stream) *Flow {
-	flow := &Flow{
-		stream: s, conn: conn, number: uint64(s.quic.StreamID()) / 4, flows: f,
-		in: make(chan []byte, flowQueue), over: make(chan struct{}),
-	}
-	f.mu.Lock()
-	f.open[flow.number] = flow
-	f.mu.Unlock()
-	go flow.frames() // ends with the stream, which Close ends
-	return flow
-}
-
-func (f *Flow) deliver(b []byte) {
-	if f.queued.Add(int64(len(b))) <= flowBytes {
+// deliver queues b for the reader, or drops it. It never blocks. PROTOCOL 8.4
+func (p *Flow) deliver(b []byte) {
+	p.touch()
+	// A datagram that alone is more than the bound must pass, too.
+	if p.queued.Load() < queueBytes {
+		p.queued.Add(int64(len(b)))
 		select {
-		case f.in <- b:
+		case p.in <- b:
 			return
 		default:
+			p.queued.Add(-int64(len(b)))
 		}
 	}
-	f.queued.Add(-int64(len(b)))
-	f.flows.lost.Add(1)
+	p.flows.counts.dropped.Add(1)
 }
 
-// take copies a datagram out of the queue.
-func (f *Flow) take(to, d []byte) (int, error) {
-	f.queued.Add(-int64(len(d)))
-	return copy(to, d), nil
-}
-
-// frames reads what came on the stream.
-func (f *Flow) frames() {
-	var size [2]byte
+// next returns the next datagram. What came before the flow's end is still there
+// after it.
+func (p *Flow) next() ([]byte, error) {
 	for {
-		if _, err := io.ReadFull(f.stream, size[:]); err != nil {
-			f.end(err)
-			return
+		p.mu.Lock()
+		until, moved := p.until, p.moved
+		p.mu.Unlock()
+		if !until.IsZero() && !time.Now().Before(until) {
+			return nil, os.ErrDeadlineExceeded
 		}
-		b := make([]byte, binary.BigEndian.Uint16(size[:]))
-		if _, err := io.ReadFull(f.stream, b); err != nil {
-			f.end(unexpected(err))
-			return
+		if b, ok := p.queue(); ok {
+			return b, nil
 		}
-		f.deliver(b)
+		if b, err := p.wait(until, moved); !errors.Is(err, errMoved) {
+			return b, err
+		}
 	}
 }
 
-func (f *Flow) end(err error) {
-	f.once.Do(func() {
-		f.flows.mu.Lock()
-		delete(f.flows.open, f.number)
-		f.flows.mu.Unlock()
-		f.err = err
-		close(f.over)
-	})
-}
-
-// Read implements [net.Conn]: it returns one datagram, cut to the length of b.
-// After the flow's end the error is io.EOF or what ended it.
-func (f *Flow) Read(b []byte) (int, error) {
+// queue returns what waits for the reader, if anything does.
+func (p *Flow) queue() ([]byte, bool) {
 	select {
-	case d := <-f.in:
-		return f.take(b, d)
+	case b := <-p.in:
+		return p.taken(b), true
 	default:
-	}
-	timeout, stop := f.read.wait()
-	defer stop()
-	select {
-	case d := <-f.in:
-		return f.take(b, d)
-	case <-f.over:
-		return 0, f.err
-	case <-timeout:
-		return 0, os.ErrDeadlineExceeded
+		return nil, false
 	}
 }
 
-// Write implements [net.Conn]. What does not fit into a packet goes by the stream,
-// and blocks while the other end does not read that.
-func (f *Flow) Write(b []byte) (int, error) {
-	select {
-	case <-f.over:
-		return 0, f.err
-	default:
+func (p *Flow) taken(b []byte) []byte {
+	p.queued.Add(-int64(len(b)))
+	return b
+}
+
+// wait waits for a datagram, the deadline, the flow's end, or, with errMoved, for
+// another deadline.
+func (p *Flow) wait(until time.Time, moved <-chan struct{}) ([]byte, error) {
+	var due <-chan time.Time
+	if !until.IsZero() {
+		timer := time.NewTimer(time.Until(until))
+		defer timer.Stop()
+		due = timer.C
 	}
+	select {
+	case b := <-p.in:
+		return p.taken(b), nil
+	case <-moved:
+		return nil, errMoved
+	case <-due:
+		return nil, os.ErrDeadlineExceeded
+	case <-p.done:
+	}
+	if b, ok := p.queue(); ok {
+		return b, nil
+	}
+	return nil, p.why()
+}
+
+// Read implements [io.Reader]. Of a datagram that is longer than b, the rest is lost.
+// The end of the flow by the host is [io.EOF], that of the connection the error of its
+// reason.
+func (p *Flow) Read(b []byte) (int, error) {
+	datagram, err := p.next()
+	if err != nil {
+		return 0, err
+	}
+	return copy(b, datagram), nil
+}
+
+// Write implements [io.Writer]. It waits while the path is congested; then, Close wakes
+// it up when the path moves or the connection ends.
+func (p *Flow) Write(b []byte) (int, error) {
 	if len(b) > MaxPacket {
 		return 0, fmt.Errorf("%w: %d bytes", ErrPacketSize, len(b))
 	}
-	err := f.conn.SendDatagram(append(quicvarint.Append(make([]byte, 0, len(b)+8), f.number), b...))
-	if _, large := errors.AsType[*quic.DatagramTooLargeError](err); large {
-		return f.writeFrame(b)
+	p.writing.Lock()
+	err := p.why()
+	if err == nil {
+		err = p.send(b)
 	}
+	p.writing.Unlock()
+	p.finish()
 	if err != nil {
-		return 0, translate(err)
+		return 0, p.writeError(err)
 	}
+	p.touch()
 	return len(b), nil
 }
 
-func (f *Flow) writeFrame(b []byte) (int, error) {
-	f.writing.Lock()
-	defer f.writing.Unlock()
-	frame := append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b))), b...)
-	if _, err := f.stream.Write(frame); err != nil {
-		return 0, err
+// send sends b in one QUIC packet, or over the stream if it does not fit.
+func (p *Flow) send(b []byte) error {
+	if len(b) <= mayFit {
+		p.out = appendDatagram(p.out[:0], p.id, b)
+		err := p.stream.conn.SendDatagram(p.out)
+		if _, long := errors.AsType[*quic.DatagramTooLargeError](err); !long {
+			return translate(err)
+		}
 	}
-	return len(b), nil
+	_, err := p.stream.Write(appendFrame(nil, b))
+	return err
 }
 
-// Close implements [net.Conn]. It may be called more than once.
-func (f *Flow) Close() error {
-	f.end(net.ErrClosed)
-	f.stream.Reset()
+// writeError is what a Write says that failed with err. The flow's end tells more.
+func (p *Flow) writeError(err error) error {
+	if why := p.why(); why != nil {
+		err = why
+	}
+	if errors.Is(err, io.EOF) {
+		return io.ErrClosedPipe
+	}
+	return err
+}
+
+// end ends the flow; the first call's err is why.
+func (p *Flow) end(err error) {
+	p.mu.Lock()
+	first := p.err == nil
+	if first {
+		p.err = err
+		close(p.done)
+	}
+	p.mu.Unlock()
+	if !first {
+		return
+	}
+	p.flows.remove(p.id)
+	p.stream.quic.CancelRead(streamDone)
+	_ = p.stream.SetWriteDeadline(longAgo()) // wakes a Write
+	p.finish()
+}
+
+// finish ends our direction of the stream once the flow has ended and nobody writes.
+// Who writes meanwhile calls it afterwards.
+func (p *Flow) finish() {
+	if p.why() != nil && p.writing.TryLock() {
+		_ = p.stream.CloseWrite() // what is left of the stream is the connection's to end
+		p.writing.Unlock()
+	}
+}
+
+func longAgo() time.Time { return time.Unix(1, 0) }
+
+// why returns why the flow has ended, nil while it has not.
+func (p *Flow) why() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// Close ends the flow, for the host as well. It may be called more than once.
+func (p *Flow) Close() error {
+	p.end(net.ErrClosed)
 	return nil
+}
+
+func (p *Flow) touch() { p.used.Store(int64(time.Since(p.begin))) }
+
+// Silent returns for how long no datagram has come or gone.
+func (p *Flow) Silent() time.Duration {
+	return time.Since(p.begin) - time.Duration(p.used.Load())
+}
+
+// endIdle ends the flow once it has been silent for as long as idle, and returns when
+// it has ended.
+func (p *Flow) endIdle(idle time.Duration) {
+	timer := time.NewTimer(idle)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-timer.C:
+		}
+		left := idle - p.Silent()
+		if left <= 0 {
+			p.end(errIdle)
+			return
+		}
+		timer.Reset(left)
+	}
 }
 
 // LocalAddr implements [net.Conn].
-func (f *Flow) LocalAddr() net.Addr { return f.conn.LocalAddr() }
+func (p *Flow) LocalAddr() net.Addr { return p.stream.LocalAddr() }
 
 // RemoteAddr implements [net.Conn].
-func (f *Flow) RemoteAddr() net.Addr { return f.conn.RemoteAddr() }
+func (p *Flow) RemoteAddr() net.Addr { return p.stream.RemoteAddr() }
 
-// SetDeadline implements [net.Conn], for Reads that begin after it.
-func (f *Flow) SetDeadline(t time.Time) error {
-	return errors.Join(f.SetReadDeadline(t), f.SetWriteDeadline(t))
+// SetDeadline implements [net.Conn].
+func (p *Flow) SetDeadline(t time.Time) error {
+	return errors.Join(p.SetReadDeadline(t), p.SetWriteDeadline(t))
 }
 
-// SetReadDeadline implements [net.Conn], for Reads that begin after it.
-func (f *Flow) SetReadDeadline(t time.Time) error {
-	f.read.set(t)
+// SetReadDeadline implements [net.Conn].
+func (p *Flow) SetReadDeadline(t time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.until = t
+	close(p.moved)
+	p.moved = make(chan struct{})
 	return nil
 }
 
-// SetWriteDeadline implements [net.Conn].
-func (f *Flow) SetWriteDeadline(t time.Time) error { return f.stream.SetWriteDeadline(t) }
-
-// deadline is a time that Reads wait until.
-type deadline struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func (d *deadline) set(t time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.at = t
-}
-
-func (d *deadline) wait() (timeout <-chan time.Time, stop func()) {
-	d.mu.Lock()
-	at := d.at
-	d.mu.Unlock()
-	if at.IsZero() {
-		return nil, func() {}
-	}
-	t := time.NewTimer(time.Until(at))
-	return t.C, func() { t.Stop() }
-}
-
-// FlowIdle is the silence, in both directions, that ends a UDP flow (RFC 4787, REQ-5).
-const FlowIdle = 5 * time.Minute
-
-// CopyPackets carries datagrams between a and b until one of them ends, ctx does,
-// or both are silent for [FlowIdle]. It closes both, and returns what went from a to
-// b and back, in bytes.
-func CopyPackets(ctx context.Context, a, b net.Conn) (there, back uint64) {
-	var last atomic.Int64
-	begun := time.Now()
-	var count [2]atomic.Uint64
-	shut := sync.OnceFunc(func() {
-		a.Close()
-		b.Close()
-	})
-	stop := context.AfterFunc(ctx, shut)
-	defer stop()
-	watch := make(chan struct{})
-	var all sync.WaitGroup
-	all.Go(func() {
-		tick := time.NewTicker(FlowIdle / 10)
-		defer tick.Stop()
-		for {
-			select {
-			case <-watch:
-				return
-			case <-tick.C:
-				if time.Since(begun)-time.Duration(last.Load()) > FlowIdle {
-					shut()
-				}
-			}
-		}
-	})
-	carry := func(to, from net.Conn, n *atomic.Uint64) {
-		defer shut()
-		buf := make([]byte, MaxPacket+1)
-		for {
-			size, err := from.Read(buf)
-			if err != nil && !lossy.Is(err) {
-				return
-			}
-			if err != nil {
-				continue
-			}
-			last.Store(int64(time.Since(begun)))
-			// A datagram that cannot be sent is lost.
-			if _, err := to.Write(buf[:size]); err == nil {
-				n.Add(uint64(size))
-			} else if errors.Is(err, net.ErrClosed) {
-				return
-			}
-		}
-	}
-	var both sync.WaitGroup
-	both.Go(func() { carry(b, a, &count[0]) })
-	both.Go(func() { carry(a, b, &count[1]) })
-	both.Wait()
-	close(watch)
-	all.Wait()
-	return count[0].Load(), count[1].Load()
-}
+// SetWriteDeadline implements [net.Conn], for datagrams that are too long for one QUIC
+// packet. The others wait for the path only.
+func (p *Flow) SetWriteDeadline(t time.Time) error { return p.stream.SetWriteDeadline(t) }

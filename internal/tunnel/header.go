@@ -12,35 +12,43 @@ import (
 
 // Sizes and numbers on the wire.
 const (
-	headerStream  = 1              // a header's first byte: of a TCP connection
-	headerFlow    = 2              // of a UDP flow
 	headerSize    = 1 + key.IDSize // bytes
 	maxAnswerText = 255            // bytes
 )
 
-// appendHeader appends the header of a stream, of kind headerStream or headerFlow.
-func appendHeader(dst []byte, kind byte, session key.ID) []byte {
-	dst = append(dst, kind)
+// kind is what a stream carries, its header's first byte.
+type kind byte
+
+// The kinds. They are part of the protocol.
+const (
+	kindTCP kind = 1 // the bytes of one TCP connection
+	kindUDP kind = 2 // one UDP flow
+)
+
+// appendHeader appends the header of a stream.
+func appendHeader(dst []byte, k kind, session key.ID) []byte {
+	dst = append(dst, byte(k))
 	return append(dst, session[:]...)
 }
 
 // parseHeader reads what appendHeader writes, and nothing else.
-func parseHeader(b []byte) (kind byte, session key.ID, err error) {
+func parseHeader(b []byte) (kind, key.ID, error) {
 	if len(b) != headerSize {
 		return 0, key.ID{}, fmt.Errorf("%w: a stream header has %d bytes, got %d",
 			ErrProtocol, headerSize, len(b))
 	}
-	if kind = b[0]; kind != headerStream && kind != headerFlow {
-		return 0, key.ID{}, fmt.Errorf("%w: stream header of kind %d", ErrProtocol, kind)
+	k, session := kind(b[0]), key.ID(b[1:])
+	if k != kindTCP && k != kindUDP {
+		return 0, key.ID{}, fmt.Errorf("%w: stream header of kind %d", ErrProtocol, k)
 	}
-	if session = key.ID(b[1:]); session.IsZero() {
+	if session.IsZero() {
 		return 0, key.ID{}, fmt.Errorf("%w: stream header without a session", ErrProtocol)
 	}
-	return kind, session, nil
+	return k, session, nil
 }
 
 // readHeader reads one header and not a byte more.
-func readHeader(r io.Reader) (kind byte, session key.ID, err error) {
+func readHeader(r io.Reader) (kind, key.ID, error) {
 	var b [headerSize]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
 		return 0, key.ID{}, fmt.Errorf("read stream header: %w", err)

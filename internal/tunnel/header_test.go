@@ -11,19 +11,29 @@ import (
 )
 
 func TestHeaderAppendsAndReadsBack(t *testing.T) {
-	id := key.NewID()
-	b := appendHeader([]byte("foo"), headerStream, id)
-	if !bytes.HasPrefix(b, []byte("foo\x01")) || len(b) != 3+headerSize {
-		t.Fatalf("got %x", b)
+	for _, want := range []kind{kindTCP, kindUDP} {
+		id := key.NewID()
+		b := appendHeader([]byte("foo"), want, id)
+		if !bytes.HasPrefix(b, []byte{'f', 'o', 'o', byte(want)}) || len(b) != 3+headerSize {
+			t.Fatalf("got %x", b)
+		}
+		r := bytes.NewReader(append(b[3:], "rest"...))
+		if k, got, err := readHeader(r); k != want || got != id || err != nil || r.Len() != 4 {
+			t.Errorf("got %v, %v, %v, %d bytes left", k, got, err, r.Len())
+		}
 	}
-	r := bytes.NewReader(append(b[3:], "rest"...))
-	if kind, got, err := readHeader(r); kind != headerStream || got != id || err != nil || r.Len() != 4 {
-		t.Errorf("got %v, %v, %d bytes left", got, err, r.Len())
+}
+
+// TestAStreamOfTCPBeginsAsEver: clients and hosts of before UDP go on together.
+func TestAStreamOfTCPBeginsAsEver(t *testing.T) {
+	id := key.NewID()
+	if got := appendHeader(nil, kindTCP, id); !bytes.Equal(got, append([]byte{1}, id[:]...)) {
+		t.Errorf("got %x", got)
 	}
 }
 
 func TestHeadersThatAreNoneAreRefused(t *testing.T) {
-	good := appendHeader(nil, headerStream, key.NewID())
+	good := appendHeader(nil, kindTCP, key.NewID())
 	for n := range good {
 		if _, id, err := readHeader(bytes.NewReader(good[:n])); err == nil || !id.IsZero() {
 			t.Errorf("first %d bytes: got %v, %v", n, id, err)
@@ -32,13 +42,13 @@ func TestHeadersThatAreNoneAreRefused(t *testing.T) {
 			t.Errorf("first %d bytes: got %v, %v", n, id, err)
 		}
 	}
-	for version := range 256 {
-		bad := append([]byte{byte(version)}, good[1:]...)
-		if _, _, err := parseHeader(bad); (err == nil) != (version == headerStream || version == headerFlow) {
-			t.Errorf("version %d: got %v", version, err)
+	for k := range 256 {
+		bad := append([]byte{byte(k)}, good[1:]...)
+		if _, _, err := parseHeader(bad); (err == nil) != (k == 1 || k == 2) {
+			t.Errorf("kind %d: got %v", k, err)
 		}
 	}
-	if _, _, err := parseHeader(appendHeader(nil, headerFlow, key.ID{})); !errors.Is(err, ErrProtocol) {
+	if _, _, err := parseHeader(appendHeader(nil, kindUDP, key.ID{})); !errors.Is(err, ErrProtocol) {
 		t.Errorf("no session: got %v", err)
 	}
 	if _, _, err := parseHeader(append(good, 0)); !errors.Is(err, ErrProtocol) {
@@ -68,18 +78,18 @@ func TestAnswersReadBack(t *testing.T) {
 }
 
 func FuzzHeader(f *testing.F) {
-	f.Add(appendHeader(nil, headerStream, key.ID{1}))
-	f.Add(appendHeader(nil, headerFlow, key.ID{1}))
-	f.Add([]byte{headerStream})
+	f.Add(appendHeader(nil, kindTCP, key.ID{1}))
+	f.Add(appendHeader(nil, kindUDP, key.ID{1}))
+	f.Add([]byte{byte(kindTCP)})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		kind, id, err := parseHeader(b)
+		k, id, err := parseHeader(b)
 		if err != nil {
-			if !id.IsZero() {
-				t.Error("an id beside an error")
+			if !id.IsZero() || k != 0 {
+				t.Error("a value beside an error")
 			}
 			return
 		}
-		if got := appendHeader(nil, kind, id); !bytes.Equal(got, b) {
+		if got := appendHeader(nil, k, id); !bytes.Equal(got, b) {
 			t.Errorf("read %x, wrote %x", b, got)
 		}
 	})

@@ -105,7 +105,6 @@ type house struct {
 	cert     tls.Certificate
 	gate     *Gate
 	reset    key.Subkey
-	packets  func(context.Context, Peer) (net.Conn, error)
 	server   *Server
 	table    *spa.Table[key.HostKnock]
 	receiver *spa.HostKnockReceiver
@@ -115,6 +114,9 @@ type house struct {
 	sessions map[key.ID]session
 	sources  map[key.ID]netip.AddrPort
 	connect  func(context.Context, Peer) (Duplex, error)
+	packets  func(context.Context, Peer) (net.Conn, error)
+
+	tune func(*ServerConfig) // before serve
 }
 
 const loopback4, loopback6 = "127.0.0.1:0", "[::1]:0"
@@ -138,6 +140,7 @@ func openHouse(t testing.TB, address string) *house {
 	h.cert = h.ca.issue(t, control.RoleHost, h.id, time.Hour)
 	h.receiver = spa.NewHostKnockReceiver(h.id, h.table, replay.NewMemory())
 	h.dialTo(newEcho(t))
+	h.dialPacketTo(newPacketEcho(t))
 	var err error
 	if h.gate, err = Listen(netip.MustParseAddrPort(address), h.knock); err != nil {
 		t.Fatal(err)
@@ -148,20 +151,30 @@ func openHouse(t testing.TB, address string) *house {
 
 func (h *house) serve() {
 	h.t.Helper()
-	var err error
-	h.server, err = NewServer(h.gate, ServerConfig{
+	config := ServerConfig{
 		Certificate: func() (*tls.Certificate, error) { return &h.cert, nil },
 		Roots:       h.ca.roots(),
-		Reset:       h.reset, ConnectPacket: h.packets,
-		Authorize: h.authorize,
+		Reset:       h.reset,
+		Authorize:   h.authorize,
 		Connect: func(ctx context.Context, p Peer) (Duplex, error) {
 			h.mu.Lock()
 			connect := h.connect
 			h.mu.Unlock()
 			return connect(ctx, p)
 		},
+		ConnectPacket: func(ctx context.Context, p Peer) (net.Conn, error) {
+			h.mu.Lock()
+			packets := h.packets
+			h.mu.Unlock()
+			return packets(ctx, p)
+		},
 		Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	if h.tune != nil {
+		h.tune(&config)
+	}
+	var err error
+	h.server, err = NewServer(h.gate, config)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -219,6 +232,20 @@ func (h *house) handle(connect func(context.Context, Peer) (Duplex, error)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.connect = connect
+}
+
+// dialPacketTo makes address the UDP service.
+func (h *house) dialPacketTo(address string) {
+	h.handlePacket(func(ctx context.Context, _ Peer) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "udp", address)
+	})
+}
+
+func (h *house) handlePacket(connect func(context.Context, Peer) (net.Conn, error)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.packets = connect
 }
 
 // grant opens a session for a new device.

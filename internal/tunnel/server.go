@@ -62,7 +62,9 @@ type ServerConfig struct {
 
 	Idle       time.Duration    // 0: DefaultIdle
 	KeepAlive  time.Duration    // 0: DefaultKeepAlive
+	FlowIdle   time.Duration    // silence that ends a UDP flow; 0: DefaultFlowIdle
 	MaxStreams int64            // at once, of one connection; 0: DefaultMaxStreams
+	MaxFlows   int              // at once, of one connection; 0: DefaultMaxFlows
 	Now        func() time.Time // for certificates; nil: time.Now
 	Log        *slog.Logger
 }
@@ -73,6 +75,7 @@ type Server struct {
 	gate      *Gate
 	transport *quic.Transport
 	listener  *quic.Listener
+	flows     flowCounts // of all connections
 
 	mu    sync.Mutex // guards what follows
 	count map[key.ID]int
@@ -95,6 +98,10 @@ func NewServer(g *Gate, c ServerConfig) (*Server, error) {
 	if c.MaxStreams <= 0 {
 		c.MaxStreams = DefaultMaxStreams
 	}
+	if c.MaxFlows <= 0 {
+		c.MaxFlows = DefaultMaxFlows
+	}
+	c.FlowIdle = orDefault(c.FlowIdle, DefaultFlowIdle)
 	s := &Server{
 		config: c, gate: g,
 		count: make(map[key.ID]int),
@@ -199,17 +206,18 @@ func (s *Server) serve(conn *quic.Conn) {
 		return
 	}
 	log.Info("tunnel connected", logkeys.Source, peer.Source)
+	a := &accepted{server: s, ctx: ctx, conn: conn, session: session, log: log}
+	a.flows = newFlows(conn, s.config.MaxFlows, &s.flows)
 	var streams sync.WaitGroup
-	flows := newFlows()
-	streams.Go(func() { flows.receive(conn) })
 	for {
 		var stream *quic.Stream
 		if stream, err = conn.AcceptStream(ctx); err != nil {
 			break
 		}
-		streams.Go(func() { s.stream(ctx, conn, flows, stream, session, log) })
+		streams.Go(func() { a.stream(&Stream{quic: stream, conn: conn}) })
 	}
 	streams.Wait()
+	a.flows.close()
 	log.Info("tunnel ended", logkeys.Reason, translate(err).Error())
 }
 
@@ -229,91 +237,6 @@ func (s *Server) peer(conn *quic.Conn, session key.ID) (Peer, error) {
 	}
 	p.Certificate, p.Identity = certs[0], identity
 	return p, nil
-}
-
-// stream connects one stream and carries it.
-func (s *Server) stream(ctx context.Context, conn *quic.Conn, flows *flows, q *quic.Stream, session key.ID,
-	log *slog.Logger) {
-	stream := &Stream{quic: q, conn: conn}
-	backend, packets, err := s.connect(ctx, conn, stream, session)
-	if packets != nil {
-		s.flow(ctx, conn, flows, stream, packets, log)
-		return
-	}
-	if err != nil {
-		log.Info("stream refused", logkeys.Error, err)
-		// The answer must arrive although nobody reads the rest of the request.
-		_, _ = stream.Write(appendAnswer(nil, refusal(err)))
-		stream.Close()
-		return
-	}
-	if _, err := stream.Write(appendAnswer(nil, nil)); err != nil {
-		reset(backend)
-		stream.Reset()
-		return
-	}
-	in, out, err := Copy(ctx, stream, backend)
-	if err != nil {
-		log.Debug("stream broke", logkeys.Error, err)
-	}
-	log.Debug("stream ended", logkeys.Bytes, in+out)
-}
-
-// flow carries a UDP flow that is connected.
-func (s *Server) flow(ctx context.Context, conn *quic.Conn, flows *flows, stream *Stream, target net.Conn,
-	log *slog.Logger) {
-	flow := flows.begin(conn, stream)
-	if _, err := stream.Write(appendAnswer(nil, nil)); err != nil {
-		flow.Close()
-		target.Close()
-		return
-	}
-	in, out := CopyPackets(ctx, flow, target)
-	log.Debug("flow ended", logkeys.Bytes, in+out)
-}
-
-// connect returns what the stream is for: a connection, or a UDP flow's target.
-func (s *Server) connect(ctx context.Context, conn *quic.Conn, stream *Stream,
-	session key.ID) (Duplex, net.Conn, error) {
-	if err := stream.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
-		return nil, nil, err
-	}
-	kind, asked, err := readHeader(stream)
-	if err != nil {
-		return nil, nil, &RefusedError{Status: StatusMalformed, Text: "no stream header of this version"}
-	}
-	if asked != session {
-		return nil, nil, &RefusedError{Status: StatusDenied, Text: "another session's stream"}
-	}
-	if err := stream.SetReadDeadline(time.Time{}); err != nil {
-		return nil, nil, err
-	}
-	peer, err := s.peer(conn, session)
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	if kind == headerFlow {
-		target, err := s.connectPacket(ctx, peer)
-		return nil, target, err
-	}
-	backend, err := s.config.Connect(ctx, peer)
-	if err == nil && backend == nil {
-		err = ErrUnreachable
-	}
-	return backend, nil, err
-}
-
-func (s *Server) connectPacket(ctx context.Context, p Peer) (net.Conn, error) {
-	if s.config.ConnectPacket == nil {
-		return nil, &RefusedError{Status: StatusDenied, Text: "this host has no UDP services"}
-	}
-	target, err := s.config.ConnectPacket(ctx, p)
-	if err == nil && target == nil {
-		err = ErrUnreachable
-	}
-	return target, err
 }
 
 // refusal turns any error into what the client is told: nothing about the host
@@ -340,6 +263,9 @@ func (s *Server) CloseSession(session key.ID, reason Reason, text string) int {
 	}
 	return len(conns)
 }
+
+// FlowCounters returns which of the clients' datagrams came to nothing.
+func (s *Server) FlowCounters() FlowCounters { return s.flows.load() }
 
 // closeAll closes every connection and lets no further one in.
 func (s *Server) closeAll(reason Reason, text string) {

@@ -15,6 +15,11 @@ const (
 	DefaultIdle       = 30 * time.Second // silence that ends a connection
 	DefaultKeepAlive  = 10 * time.Second
 	DefaultMaxStreams = 1024 // at once, on one connection
+	// DefaultFlowIdle is how long a UDP flow may be silent. RFC 4787, section 4.3,
+	// wants two minutes at least of a NAT, and five by default.
+	DefaultFlowIdle = 5 * time.Minute
+	// DefaultMaxFlows bounds the UDP flows at once on one connection.
+	DefaultMaxFlows = 256
 )
 
 // Receive windows: what an end buffers when its reader is slow. They start at the
@@ -38,9 +43,9 @@ func quicConfig(handshake, idle, keepAlive time.Duration) *quic.Config {
 		MaxStreamReceiveWindow:         streamWindowMax,
 		InitialConnectionReceiveWindow: connectionWindow,
 		MaxConnectionReceiveWindow:     connectionWindowMax,
-		EnableDatagrams:                true,
 		MaxIncomingStreams:             -1,
 		MaxIncomingUniStreams:          -1,
+		EnableDatagrams:                true,
 	}
 }
 

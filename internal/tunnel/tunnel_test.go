@@ -430,7 +430,7 @@ func TestHeaderMustComeInTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Write([]byte{headerStream}) // and no more
+	q.Write([]byte{byte(kindTCP)}) // and no more
 	q.SetReadDeadline(time.Now().Add(2 * headerTimeout))
 	err = readAnswer(&Stream{quic: q, conn: conn.quic})
 	refused, ok := errors.AsType[*RefusedError](err)
