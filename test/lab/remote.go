@@ -56,11 +56,14 @@ func NewRemote(ctx context.Context, l *Lab, backend string) (*Remote, error) {
 		}
 	}
 	ports := []uint16{22, webPort, publishedPort, tunnelPort}
-	for from, pairs := range map[string][]netip.Addr{
-		"stranger":  {StrangerV4, HostV4, StrangerV6, HostV6},
-		"neighbour": {netip.MustParseAddr("10.7.0.3"), HostV4},
+	for _, probe := range []struct {
+		from  string
+		pairs []netip.Addr
+	}{
+		{"stranger", []netip.Addr{StrangerV4, HostV4, StrangerV6, HostV6}},
+		{"neighbour", []netip.Addr{netip.MustParseAddr("10.7.0.3"), HostV4}},
 	} {
-		w, err := l.Watch(from, ports, pairs...)
+		w, err := l.Watch(probe.from, ports, probe.pairs...)
 		if err != nil {
 			return nil, errors.Join(err, r.Close())
 		}

@@ -209,12 +209,12 @@ func (r *Remote) direct(ctx context.Context) (string, error) {
 	if took > time.Second {
 		return "", broken("bytes came until %s after the revocation", took)
 	}
-	stranger := r.watches[0].Now()
-	if stranger.Answers > 0 {
-		return "", broken("the stranger got answers: %s: %s", stranger, stranger.First)
+	seen, err := r.strangerQuiet()
+	if err != nil {
+		return "", err
 	}
 	return fmt.Sprintf("revoked in mid-transfer: last byte %s after the command was started; %s",
-		took.Round(time.Millisecond), stranger), nil
+		took.Round(time.Millisecond), seen), nil
 }
 
 // dialDirect knocks for the container's port and reads the first bytes from it.
@@ -293,7 +293,7 @@ func (r *Remote) strangerQuiet() (string, error) {
 	for _, w := range r.watches {
 		if p := w.Now(); w.From == "stranger" {
 			if p.Answers > 0 || p.Probes == 0 {
-				return "", broken("the stranger: %s", p)
+				return "", broken("the stranger: %s; the first: %s", p, p.First)
 			}
 			return "the stranger: " + p.String(), nil
 		}
