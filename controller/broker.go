@@ -130,7 +130,7 @@ func (b broker) Services(_ context.Context, caller api.Caller) (control.Services
 		}
 		host, _ := b.directory.machine(s.Host)
 		out.Services = append(out.Services, control.Service{
-			Name: s.Name, Host: host.Name, Online: b.sessions.online(s.Host) != nil,
+			Name: s.Name, Host: host.Name, Port: s.Port(), Online: b.sessions.online(s.Host) != nil,
 			For: control.Duration(v.until.Sub(now)), Access: v.access,
 		})
 	}

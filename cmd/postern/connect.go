@@ -153,10 +153,7 @@ func (p program) pipe(ctx context.Context, access *client.Access) error {
 // notify tells what happens while connections are carried.
 func (p program) notify(stdio bool) func(client.Event) {
 	return func(e client.Event) {
-		until := e.Deadline.Local().Format(time.TimeOnly)
-		if left := time.Until(e.Deadline); left > 20*time.Hour {
-			until = e.Deadline.Local().Format(time.DateTime)
-		}
+		until := clockTime(e.Deadline)
 		switch e.Kind {
 		case client.EventGranted:
 			if !stdio { // ssh shows what its proxy says: be quiet when all is well
@@ -177,4 +174,12 @@ func (p program) notify(stdio bool) func(client.Event) {
 			p.complain(e.Err)
 		}
 	}
+}
+
+// clockTime is a time of day, with the date when it is not today's.
+func clockTime(t time.Time) string {
+	if time.Until(t) > 20*time.Hour {
+		return t.Local().Format(time.DateTime)
+	}
+	return t.Local().Format(time.TimeOnly)
 }

@@ -101,9 +101,7 @@ func (p program) app() *cli.App {
 				Usage: "how long a knock waits for its answer",
 			},
 		},
-		Commands: []*cli.Command{
-			p.enroll(), p.services(), p.knock(), p.connect(), p.status(), p.emergency(), p.version(), p.completion(),
-		},
+		Commands: p.commands(),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usagef("no such command: %s", c.Args().First())

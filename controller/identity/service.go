@@ -3,6 +3,7 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -73,6 +74,13 @@ func (r *Registry) RemoveService(name string) error {
 		}
 		return tx.Delete(serviceBucket, name)
 	})
+}
+
+// Port is the target's, 0 when it has none.
+func (s Service) Port() uint16 {
+	_, port, _ := net.SplitHostPort(s.Target)
+	n, _ := strconv.ParseUint(port, 10, 16) // checked when the service was added
+	return uint16(n)
 }
 
 // checkTarget reports whether the host can dial the target or, for a direct service,

@@ -79,6 +79,7 @@ type RenewResponse struct {
 type Service struct {
 	Name   string   `json:"name"`
 	Host   string   `json:"host"`
+	Port   uint16   `json:"port"`   // that the service listens on, for stable local ports
 	Online bool     `json:"online"` // the host's agent is connected
 	For    Duration `json:"for"`    // the longest session policy grants
 	Access

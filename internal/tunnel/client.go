@@ -48,6 +48,7 @@ type Conn struct {
 	gate      *Gate
 	session   key.ID
 	flows     *flows
+	since     time.Time
 	closed    sync.Once
 }
 
@@ -82,7 +83,7 @@ func Dial(ctx context.Context, c DialConfig) (*Conn, error) {
 	gate.watch.connected()
 	return &Conn{
 		quic: conn, transport: d.transport, gate: gate, session: c.Session,
-		flows: newFlows(conn, 0, new(flowCounts)),
+		flows: newFlows(conn, 0, new(flowCounts)), since: time.Now(),
 	}, nil
 }
 

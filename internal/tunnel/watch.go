@@ -27,7 +27,8 @@ const (
 type watch struct {
 	knock func() []byte // a fresh host knock; nil: none can be made
 
-	failed atomic.Int64 // when sending last failed, on the Gate's clock; 0: never
+	failed atomic.Int64  // when sending last failed, on the Gate's clock; 0: never
+	count  atomic.Uint64 // knocks sent
 
 	mu      sync.Mutex // guards what follows
 	asked   int64      // when the oldest question without an answer was sent
@@ -67,6 +68,7 @@ func (w *watch) sending(g *Gate, p *peer, b, oob []byte) {
 func (w *watch) knockLocked(g *Gate, to *net.UDPAddr) {
 	w.knocked = g.now()
 	if k := w.knock(); len(k) > 0 {
+		w.count.Add(1)
 		g.send(k, to.AddrPort())
 	}
 }

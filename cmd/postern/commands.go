@@ -1,0 +1,17 @@
+package main
+
+import "github.com/urfave/cli/v2"
+
+// commands are all of them, in the order of the help.
+func (p program) commands() []*cli.Command {
+	return []*cli.Command{
+		p.enroll(),
+		p.services(),
+		p.connect(),
+		p.knock(),
+		p.status(),
+		p.emergency(),
+		p.version(),
+		p.completion(),
+	}
+}
