@@ -139,26 +139,6 @@ func (a *Access) Dial(ctx context.Context) (net.Conn, error) {
 	return &Conn{stream: stream, release: release}, nil
 }
 
-// Conn is a connection to a service. It is a [net.Conn] whose directions end one
-// by one, with CloseWrite.
-type Conn struct {
-	stream
-	release func()
-	once    sync.Once
-}
-
-// Close implements [net.Conn].
-func (c *Conn) Close() error {
-	defer c.once.Do(c.release)
-	return c.stream.Close()
-}
-
-// stream is one connection to a service: of a tunnel's, or the service's own.
-type stream interface {
-	net.Conn
-	CloseWrite() error
-}
-
 // open opens a stream. The caller calls release when it is over. A tunnel that
 // turns out to be dead, or a host that lost its sessions, is worth one new try.
 func (a *Access) open(ctx context.Context) (stream, func(), error) {

@@ -82,7 +82,8 @@ func (d *Dialer) dial(ctx context.Context, service string,
 		}
 		conn, err := open(access, ctx)
 		if err == nil {
-			return &dialled{Conn: conn, release: func() { d.release(service, s) }}, nil
+			conn.(interface{ also(func()) }).also(func() { d.release(service, s) })
+			return conn, nil
 		}
 		over := access.Err() != nil
 		if over {
@@ -95,27 +96,6 @@ func (d *Dialer) dial(ctx context.Context, service string,
 			return nil, err
 		}
 	}
-}
-
-// dialled gives its session back, once. It hides nothing that its connection can do.
-type dialled struct {
-	net.Conn
-	release func()
-	once    sync.Once
-}
-
-// Close implements [net.Conn].
-func (c *dialled) Close() error {
-	defer c.once.Do(c.release)
-	return c.Conn.Close()
-}
-
-// CloseWrite ends the direction to the service; the other one goes on.
-func (c *dialled) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
 }
 
 // take returns the access to a service, which is the caller's until release.

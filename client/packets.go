@@ -56,6 +56,12 @@ type packetConn struct {
 	once    sync.Once
 }
 
+// also has more done when the flow is closed.
+func (c *packetConn) also(f func()) {
+	release := c.release
+	c.release = func() { release(); f() }
+}
+
 // Close implements [net.Conn].
 func (c *packetConn) Close() error {
 	defer c.once.Do(c.release)

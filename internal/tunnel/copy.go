@@ -18,6 +18,7 @@ const (
 
 // Duplex is a connection with two directions that end one by one, such as
 // *net.TCPConn, *net.UnixConn and *Stream. Close must wake up Read and Write.
+// What wraps a *Stream passes on its Reset, StopReading and TellsResets as well.
 type Duplex interface {
 	io.ReadWriteCloser
 	CloseWrite() error
@@ -96,7 +97,7 @@ func pump(dst, src *end, failed func(error)) (n int64) {
 // reset. The system tells of a reset once: when a write has heard of it, reads go
 // on as if the connection had ended well, and what was lost would not be missed.
 func (e *end) wasReset() bool {
-	if _, ok := e.Duplex.(*Stream); ok || e.ended.Load() {
+	if d, ok := e.Duplex.(interface{ TellsResets() bool }); ok && d.TellsResets() || e.ended.Load() {
 		return false
 	}
 	return e.broken.Load() || tcpGone(e.Duplex)
@@ -131,7 +132,7 @@ func reset(d Duplex) {
 // stopReading tells the end whose bytes nobody takes any more. A TCP connection
 // cannot be told in one direction only: it stalls until the other one has ended.
 func stopReading(d Duplex) {
-	if s, ok := d.(*Stream); ok {
-		s.quic.CancelRead(streamReset)
+	if s, ok := d.(interface{ StopReading() }); ok {
+		s.StopReading()
 	}
 }

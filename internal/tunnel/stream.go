@@ -60,6 +60,12 @@ func (s *Stream) Reset() {
 	}
 }
 
+// StopReading tells the other end that what it sends is of no use any more.
+func (s *Stream) StopReading() { s.quic.CancelRead(streamReset) }
+
+// TellsResets reports that reads never show a reset as a regular end.
+func (s *Stream) TellsResets() bool { return true }
+
 // LocalAddr implements [net.Conn].
 func (s *Stream) LocalAddr() net.Addr { return s.conn.LocalAddr() }
 
