@@ -119,6 +119,16 @@ func (c *Client) Status() Status {
 	}
 }
 
+// Current reports whether the identity is still the one in its folder:
+// [ErrNotEnrolled] when there is none any more, [ErrEnrolled] when it is another one.
+func (c *Client) Current() error {
+	now, err := control.LoadIdentity(c.identity.Folder())
+	if err == nil && now.ID != c.identity.ID {
+		err = ErrEnrolled
+	}
+	return err
+}
+
 // Service is one service as this device sees it.
 type Service = control.Service
 

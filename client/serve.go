@@ -104,6 +104,14 @@ func (a *Access) carry(ctx context.Context, conn net.Conn) {
 // blocked Read or Write.
 type Duplex = tunnel.Duplex
 
+// Copy carries bytes between a and b in both directions until both have ended, and
+// closes them. A connection that is cut off cuts the other one off. When ctx ends,
+// both are.
+func Copy(ctx context.Context, a, b Duplex) error {
+	_, _, err := tunnel.Copy(ctx, a, b)
+	return err
+}
+
 // notOpened marks an error of before the first byte.
 type notOpened struct{ error }
 

@@ -27,6 +27,9 @@ type Config struct {
 	Dialer Dialer
 	// Sessions tells what is open; nil: nothing.
 	Sessions func() []client.AccessInfo
+	// Current tells whether the identity that Dialer uses is still the one in its
+	// folder; nil: it is. When it is not, Serve makes way.
+	Current func() error
 	// Idle ends Serve when nobody has been connected and no session has been open for
 	// that long; 0: never.
 	Idle time.Duration
@@ -155,6 +158,9 @@ func (s *server) dial(p *peer, r request) {
 	case s.Dialer == nil || r.Version != s.Version:
 		err = errVersion
 	case err != nil:
+		err = errRetired
+	case s.Current != nil && s.Current() != nil:
+		s.retire()
 		err = errRetired
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"os"
@@ -32,8 +33,10 @@ func TestMain(m *testing.M) {
 type machine struct {
 	t      *testing.T
 	folder string
-	c      *controltest.Controller
-	h      *controltest.Host
+	// runtime has the agent's socket; without it, no agent is used.
+	runtime string
+	c       *controltest.Controller
+	h       *controltest.Host
 }
 
 func newMachine(t *testing.T) *machine {
@@ -51,8 +54,17 @@ func (m *machine) token() string {
 }
 
 func (m *machine) command(args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(m.t.Context(), os.Args[0], args...)
+	return m.commandOf(m.t.Context(), args...)
+}
+
+func (m *machine) commandOf(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asCommand+"=1", "POSTERN_IDENTITY="+m.folder)
+	if m.runtime != "" {
+		cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR="+m.runtime)
+	} else {
+		cmd.Env = append(cmd.Env, "POSTERN_NO_AGENT=1")
+	}
 	return cmd
 }
 
@@ -242,7 +254,9 @@ func TestKnockPrintsTheGrantAndNoSecret(t *testing.T) {
 func TestAWrongCommandLineIsUsage(t *testing.T) {
 	m := newMachine(t)
 	for _, args := range [][]string{
-		{"frobnicate"}, {"connect"}, {"connect", "a", "b"}, {"connect", "--nope", "a"}, {"services", "x"},
+		{"frobnicate"}, {"connect"}, {"connect", "a", "a"}, {"connect", "--nope", "a"}, {"services", "x"},
+		{"connect", "a", "-L", "b=1"}, {"connect", "a", "b", "-L", "1", "-L", "2", "-L", "3"},
+		{"connect", "--stdio", "a", "b"}, {"agent", "x"},
 		{"knock", "echo", "--for", "-1s"}, {"knock", "echo", "--for", "soon"}, {"knock", "echo", "--for", "0s"},
 		{"connect", "echo", "--stdio", "--listen", "127.0.0.1:1"}, {"completion", "tcsh"},
 	} {

@@ -10,6 +10,7 @@ func (p program) commands() []*cli.Command {
 		p.connect(),
 		p.knock(),
 		p.status(),
+		p.agent(),
 		p.emergency(),
 		p.version(),
 		p.completion(),

@@ -18,6 +18,6 @@ func main() {
 		stop(interrupted{<-signals})
 		signal.Stop(signals) // the second one ends the program at once
 	}()
-	p := program{in: os.Stdin, out: os.Stdout, talk: os.Stderr}
+	p := program{in: os.Stdin, out: os.Stdout, talk: os.Stderr, spawn: spawn}
 	os.Exit(p.main(ctx, os.Args))
 }

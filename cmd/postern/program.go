@@ -35,6 +35,9 @@ const (
 type program struct {
 	in        io.Reader
 	out, talk io.Writer
+	// spawn starts this program once more, in the background, and waits until it is
+	// ready; nil: that is not possible.
+	spawn func(ctx context.Context, args ...string) error
 }
 
 // usageError is a wrong command line.
@@ -90,7 +93,9 @@ func (p program) app() *cli.App {
 		Writer:               p.out,
 		ErrWriter:            p.talk,
 		EnableBashCompletion: true,
-		ExitErrHandler:       func(*cli.Context, error) {}, // main does it
+		// An address may have a comma in a zone's name; each has an option of its own.
+		DisableSliceFlagSeparator: true,
+		ExitErrHandler:            func(*cli.Context, error) {}, // main does it
 		Flags: []cli.Flag{
 			&cli.PathFlag{
 				Name: "identity", EnvVars: []string{"POSTERN_IDENTITY"}, TakesFile: true,

@@ -35,7 +35,10 @@ func (l *Lab) command(ctx context.Context, program string, args ...string) *exec
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.WaitDelay = 2 * time.Second
 	cmd.Env = append(os.Environ(), "HOME="+l.Dir, "XDG_CONFIG_HOME="+filepath.Join(l.Dir, "config"),
-		"PATH="+l.Bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+		"PATH="+l.Bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin",
+		// A session shall end with the command that it was for, unless agents are
+		// what it is about.
+		"POSTERN_NO_AGENT=1", "XDG_RUNTIME_DIR="+l.Dir)
 	return cmd
 }
 
