@@ -331,14 +331,37 @@ func (a *Access) dialConfig() tunnel.DialConfig {
 	}
 }
 
-// watch waits for the end of a tunnel.
+// watch waits for the end of a tunnel, or of its session: a host whose word of it was
+// not heard, because this machine slept, will not say it again.
 func (a *Access) watch(conn *tunnel.Conn) {
-	select {
-	case <-conn.Done():
-		err := fmt.Errorf("tunnel to the host: %w", conn.Err())
-		a.over(err)
-		a.drop(conn, err)
-	case <-a.life.Done():
-		conn.Close()
+	leave := a.client.network.Subscribe(conn.Knock)
+	defer leave()
+	tick := time.NewTicker(watchBeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-conn.Done():
+			err := fmt.Errorf("tunnel to the host: %w", conn.Err())
+			a.over(err)
+			a.drop(conn, err)
+			return
+		case <-a.life.Done():
+			conn.Close()
+			return
+		case <-tick.C:
+		}
+		if a.Granted().left() < -expiryGrace {
+			err := fmt.Errorf("tunnel to the host: %w", ErrExpired)
+			a.over(err)
+			a.drop(conn, err)
+			return
+		}
 	}
 }
+
+const (
+	// watchBeat is how often a tunnel's session is compared with the clock.
+	watchBeat = 5 * time.Second
+	// expiryGrace is for how long the host may be the one to say that the deadline has come.
+	expiryGrace = 2 * time.Second
+)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/netchange"
 	"github.com/postern-sdp/postern/spa/key"
 )
 
@@ -17,6 +18,7 @@ import (
 type Client struct {
 	identity *control.Enrolled
 	timeout  time.Duration // of a knock; 0 is the default
+	network  netchange.Hub
 }
 
 // Option changes how a Client works.

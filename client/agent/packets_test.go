@@ -15,7 +15,9 @@ type plain struct{ address string }
 
 func (plain) Dial(context.Context, string) (net.Conn, error) { panic("not asked for") }
 
-func (p plain) DialPacket(context.Context, string) (net.Conn, error) { return net.Dial("udp", p.address) }
+func (p plain) DialPacket(context.Context, string) (net.Conn, error) {
+	return net.Dial("udp", p.address)
+}
 
 func TestDatagramsKeepTheirBounds(t *testing.T) {
 	h := newHouse(t)

@@ -36,7 +36,7 @@ type DialConfig struct {
 	Roots       *x509.CertPool  // that the host's certificate chains to
 
 	Timeout   time.Duration    // 0: DefaultDialTimeout
-	Idle      time.Duration    // 0: DefaultIdle
+	Idle      time.Duration    // without an answer, while awake; 0: DefaultIdle
 	KeepAlive time.Duration    // 0: DefaultKeepAlive
 	Now       func() time.Time // for certificates; nil: time.Now
 }
@@ -49,6 +49,8 @@ type Conn struct {
 	session   key.ID
 	flows     *flows
 	since     time.Time
+	pulse     *pulse
+	running   sync.WaitGroup
 	closed    sync.Once
 }
 
@@ -81,10 +83,16 @@ func Dial(ctx context.Context, c DialConfig) (*Conn, error) {
 		return nil, fmt.Errorf("connect to host %v: %w", c.Host, err)
 	}
 	gate.watch.connected()
-	return &Conn{
+	tunnel := &Conn{
 		quic: conn, transport: d.transport, gate: gate, session: c.Session,
 		flows: newFlows(conn, 0, new(flowCounts)), since: time.Now(),
-	}, nil
+	}
+	tunnel.pulse = &pulse{
+		watch: gate.watch, gate: gate, conn: conn, lost: orDefault(c.Idle, lostAfter), changed: make(chan struct{}, 1),
+		peer: func() *peer { return gate.admitted(tunnel.Address()) },
+	}
+	tunnel.running.Go(tunnel.pulse.run)
+	return tunnel, nil
 }
 
 func (c *DialConfig) validate() error {
@@ -185,12 +193,12 @@ func (c *Conn) Address() netip.AddrPort {
 }
 
 // Knock sends a fresh host knock at once, for callers that know of a change of
-// network. Without it, the connection finds out by itself within seconds.
+// network. Without it, the connection finds out by itself, when it hears nothing.
 func (c *Conn) Knock() {
-	w := c.gate.watch
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.knockLocked(c.gate, net.UDPAddrFromAddrPort(c.Address()))
+	select {
+	case c.pulse.changed <- struct{}{}:
+	default: // it was told already
+	}
 }
 
 // Counters returns what the tunnel's socket has seen.
@@ -207,6 +215,7 @@ func (c *Conn) CloseWithReason(reason Reason, text string) error {
 		closeConn(c.quic, reason, text)
 		err = errors.Join(c.transport.Close(), c.gate.Close())
 		c.flows.close()
+		c.running.Wait()
 	})
 	return err
 }

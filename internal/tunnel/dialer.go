@@ -139,7 +139,7 @@ func (d *dialer) start(address netip.AddrPort, to *net.UDPAddr) {
 	}
 	d.started[address] = true
 	d.running.Go(func() {
-		q := quicConfig(orDefault(d.Timeout, DefaultDialTimeout), d.Idle, d.KeepAlive)
+		q := quicConfig(orDefault(d.Timeout, DefaultDialTimeout), 0, d.KeepAlive)
 		conn, err := d.transport.Dial(d.ctx, to, d.tls(), q)
 		d.results <- attempt{address, conn, translateDial(err)}
 	})

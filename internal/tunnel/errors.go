@@ -40,6 +40,7 @@ const (
 	ReasonShutdown Reason = 4 // the program ends; the session may live on
 	ReasonDenied   Reason = 5 // this device may not use this session
 	ReasonProtocol Reason = 6 // the other end broke the protocol
+	ReasonLost     Reason = 7 // the other end was not heard of for too long
 )
 
 // String returns one word, for logs.
@@ -57,6 +58,8 @@ func (r Reason) String() string {
 		return "denied"
 	case ReasonProtocol:
 		return "protocol"
+	case ReasonLost:
+		return "lost"
 	}
 	return fmt.Sprintf("reason %d", uint64(r))
 }
@@ -74,6 +77,8 @@ func (r Reason) sentinel() error {
 		return ErrDenied
 	case ReasonProtocol:
 		return ErrProtocol
+	case ReasonLost:
+		return ErrLost
 	}
 	return ErrClosed
 }

@@ -146,7 +146,11 @@ func (g *Gate) look() {
 		r.addr = nil
 		return
 	}
-	r.peer.heard.Store(g.now())
+	now := g.now()
+	before := r.peer.heard.Swap(now)
+	if g.watch != nil {
+		g.watch.hearing(now, before)
+	}
 	r.addr = r.peer.addr
 	if r.source.Addr().Zone() != "" {
 		r.addr = net.UDPAddrFromAddrPort(r.source) // the answer needs the zone

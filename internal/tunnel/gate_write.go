@@ -61,3 +61,10 @@ func (g *Gate) send(b []byte, to netip.AddrPort) {
 		g.counts.lost.Add(1)
 	}
 }
+
+// resend sends a datagram of QUIC's as it was.
+func (g *Gate) resend(d datagram, to *net.UDPAddr) {
+	if _, _, err := g.udp.WriteMsgUDP(d.b, d.oob, to); err != nil {
+		g.counts.lost.Add(1)
+	}
+}

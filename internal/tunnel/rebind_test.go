@@ -1,6 +1,8 @@
 package tunnel
 
 import (
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -12,10 +14,10 @@ import (
 // its own, which it can change.
 type relay struct {
 	inside  *net.UDPConn
-	server  netip.AddrPort
 	running sync.WaitGroup
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
+	server  netip.AddrPort
 	client  netip.AddrPort
 	outside *net.UDPConn
 }
@@ -37,7 +39,7 @@ func newRelay(t testing.TB, server netip.AddrPort) *relay {
 			}
 			r.mu.Lock()
 			r.client = from
-			r.outside.WriteToUDPAddrPort(b[:n], server)
+			r.outside.WriteToUDPAddrPort(b[:n], r.server)
 			r.mu.Unlock()
 		}
 	})
@@ -117,7 +119,7 @@ func TestClientThatKnowsOfAChangeKnocksAtOnce(t *testing.T) {
 	begin := time.Now()
 	conn.Knock()
 	echo(t, stream, "after")
-	if took := time.Since(begin); took > patience {
+	if took := time.Since(begin); took > mostPatience {
 		t.Errorf("took %v", took)
 	}
 }
@@ -128,12 +130,201 @@ func TestHealthyPathIsNotKnockedAt(t *testing.T) {
 	stream := open(t, h.dial(h.grant()))
 	for range 3 {
 		echo(t, stream, "tick")
-		stream.SetReadDeadline(time.Now().Add(patience + quiet))
+		stream.SetReadDeadline(time.Now().Add(mostPatience + quiet))
 		if n, err := stream.Read(make([]byte, 1)); n != 0 || err == nil {
 			t.Fatal("got something")
 		}
 	}
 	if got := h.gate.Counters().Knocks; got != 1 {
 		t.Errorf("%d knocks", got)
+	}
+}
+
+// counted is a reader of a stream that counts up, byte for byte, and of the longest
+// stall.
+func counted(t *testing.T, r io.Reader, stop <-chan struct{}) (longest time.Duration, n int) {
+	t.Helper()
+	buf := make([]byte, 1<<16)
+	last := time.Now()
+	for {
+		read, err := r.Read(buf)
+		select {
+		case <-stop:
+			return longest, n
+		default:
+		}
+		if err != nil {
+			t.Errorf("after %d bytes: %v", n, err)
+			return longest, n
+		}
+		for i, b := range buf[:read] {
+			if b != byte((n+i)%251) {
+				t.Errorf("byte %d is %d", n+i, b)
+				return longest, n
+			}
+		}
+		n += read
+		longest, last = max(longest, time.Since(last)), time.Now()
+	}
+}
+
+// countUp writes a stream that counts up until it is stopped, at a pace that a slow
+// machine bears.
+func countUp(w io.Writer, stop <-chan struct{}) {
+	pattern := make([]byte, 251*64)
+	for i := range pattern {
+		pattern[i] = byte(i % 251)
+	}
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		if _, err := w.Write(pattern); err != nil {
+			return
+		}
+	}
+}
+
+// stallBound is generous: machines are noisy. Without a knock of the client's own
+// accord, a download stalls for up to ten seconds, an upload for one or two.
+const stallBound = 900 * time.Millisecond
+
+func TestADownloadGoesOnBehindAnotherAddressOfTheNAT(t *testing.T) {
+	h := newHouse(t, loopback4)
+	stop := make(chan struct{})
+	h.dialTo(newService(t, func(c *net.TCPConn) { countUp(c, stop) }))
+	nat := newRelay(t, h.address())
+	c := h.config(h.grant())
+	c.Addresses = []netip.AddrPort{nat.address()}
+	stream := open(t, dial(t, c))
+	done := make(chan time.Duration, 1)
+	go func() {
+		longest, n := counted(t, stream, stop)
+		t.Logf("longest stall %v, %d bytes", longest, n)
+		done <- longest
+	}()
+	for range 3 {
+		time.Sleep(600 * time.Millisecond) // of a steady transfer
+		nat.rebind(t)
+	}
+	time.Sleep(1500 * time.Millisecond)
+	close(stop)
+	if longest := <-done; longest > stallBound {
+		t.Errorf("the transfer stalled for %v", longest)
+	}
+}
+
+func TestAnUploadGoesOnBehindAnotherAddressOfTheNAT(t *testing.T) {
+	h := newHouse(t, loopback4)
+	stop := make(chan struct{})
+	done := make(chan time.Duration, 1)
+	h.dialTo(newService(t, func(c *net.TCPConn) {
+		longest, n := counted(t, c, stop)
+		t.Logf("longest stall %v, %d bytes", longest, n)
+		done <- longest
+	}))
+	nat := newRelay(t, h.address())
+	c := h.config(h.grant())
+	c.Addresses = []netip.AddrPort{nat.address()}
+	stream := open(t, dial(t, c))
+	end := make(chan struct{})
+	defer close(end)
+	go countUp(stream, end)
+	for range 3 {
+		time.Sleep(600 * time.Millisecond) // of a steady transfer
+		nat.rebind(t)
+	}
+	time.Sleep(1500 * time.Millisecond)
+	close(stop)
+	if longest := <-done; longest > stallBound {
+		t.Errorf("the transfer stalled for %v", longest)
+	}
+}
+
+// Who listens asks nothing: it has to wonder.
+func TestWhoOnlyListensFindsOutToo(t *testing.T) {
+	h := newHouse(t, loopback4)
+	say := make(chan string)
+	h.dialTo(newService(t, func(c *net.TCPConn) {
+		for text := range say {
+			if _, err := io.WriteString(c, text); err != nil {
+				return
+			}
+		}
+	}))
+	defer close(say)
+	nat := newRelay(t, h.address())
+	c := h.config(h.grant())
+	c.Addresses = []netip.AddrPort{nat.address()}
+	stream := open(t, dial(t, c))
+	got := make([]byte, 5)
+	for range 2 * talk { // a lively conversation
+		say <- "tick!"
+		if _, err := io.ReadFull(stream, got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nat.rebind(t)
+	begin := time.Now()
+	say <- "after"
+	if _, err := io.ReadFull(stream, got); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("took %v", took) // the next keep-alive would have come after ten
+	}
+}
+
+func TestAnIdleTunnelFeelsNoPulse(t *testing.T) {
+	h := newHouse(t, loopback4)
+	conn := h.dial(h.grant())
+	echo(t, open(t, conn), "hello")
+	eventually(t, "the pulse to rest", func() bool { return conn.pulse.watch.parked.Load() })
+	echo(t, open(t, conn), "again")
+	eventually(t, "the pulse to rest again", func() bool { return conn.pulse.watch.parked.Load() })
+}
+
+func TestAHostThatIsGoneIsGivenUp(t *testing.T) {
+	h := newHouse(t, loopback4)
+	nat := newRelay(t, h.address())
+	c := h.config(h.grant())
+	c.Addresses, c.Idle = []netip.AddrPort{nat.address()}, time.Second
+	conn := dial(t, c)
+	stream := open(t, conn)
+	echo(t, stream, "before")
+	nat.mu.Lock()
+	nat.server = netip.MustParseAddrPort("127.0.0.1:9") // nobody
+	nat.mu.Unlock()
+	io.WriteString(stream, "is anybody there?")
+	select {
+	case <-conn.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("it is not given up")
+	}
+	if !errors.Is(conn.Err(), ErrLost) {
+		t.Errorf("got %v, want %v", conn.Err(), ErrLost)
+	}
+}
+
+func TestTimeAsleepIsNotCountedAsSilence(t *testing.T) {
+	h := newHouse(t, loopback4)
+	nat := newRelay(t, h.address())
+	c := h.config(h.grant())
+	c.Addresses = []netip.AddrPort{nat.address()}
+	stream := open(t, dial(t, c))
+	echo(t, stream, "before")
+	nat.mu.Lock() // nothing goes through, as on a machine that sleeps
+	io.WriteString(stream, "long ago")
+	time.Sleep(3 * time.Second)
+	nat.mu.Unlock()
+	nat.rebind(t)
+	got := make([]byte, 8)
+	stream.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(stream, got); err != nil || string(got) != "long ago" {
+		t.Errorf("got %q, %v", got, err)
 	}
 }

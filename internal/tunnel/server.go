@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 // Limits of a server.
 const (
 	maxConnections   = 8               // of one session at once, handshakes included
+	maxTogether      = 4               // of those, past their handshakes
 	handshakeTimeout = 3 * time.Second // without a packet; twice that in all
 	headerTimeout    = 5 * time.Second // from a stream's first byte to its header's last
 	connectTimeout   = 10 * time.Second
@@ -60,7 +62,7 @@ type ServerConfig struct {
 	// Connect's. Nil: the host has no UDP services.
 	ConnectPacket func(ctx context.Context, p Peer) (net.Conn, error)
 
-	Idle       time.Duration    // 0: DefaultIdle
+	Sleep      time.Duration    // of a client, that its connection outlives; 0: DefaultSleep
 	KeepAlive  time.Duration    // 0: DefaultKeepAlive
 	FlowIdle   time.Duration    // silence that ends a UDP flow; 0: DefaultFlowIdle
 	MaxStreams int64            // at once, of one connection; 0: DefaultMaxStreams
@@ -79,7 +81,7 @@ type Server struct {
 
 	mu    sync.Mutex // guards what follows
 	count map[key.ID]int
-	conns map[key.ID]map[*quic.Conn]struct{}
+	conns map[key.ID][]*quic.Conn // of each session, the oldest first
 }
 
 // sessionKey is where a connection's context has its session.
@@ -105,7 +107,7 @@ func NewServer(g *Gate, c ServerConfig) (*Server, error) {
 	s := &Server{
 		config: c, gate: g,
 		count: make(map[key.ID]int),
-		conns: make(map[key.ID]map[*quic.Conn]struct{}),
+		conns: make(map[key.ID][]*quic.Conn),
 	}
 	s.transport = &quic.Transport{
 		Conn:                             g,
@@ -115,7 +117,7 @@ func NewServer(g *Gate, c ServerConfig) (*Server, error) {
 	if !c.Reset.IsZero() {
 		s.transport.StatelessResetKey = (*quic.StatelessResetKey)(c.Reset.AEADKey())
 	}
-	q := quicConfig(handshakeTimeout, c.Idle, c.KeepAlive)
+	q := quicConfig(handshakeTimeout, c.Sleep, c.KeepAlive)
 	q.MaxIncomingStreams = c.MaxStreams
 	listener, err := s.transport.Listen(s.tls(), q)
 	if err != nil {
@@ -253,10 +255,7 @@ func refusal(err error) *RefusedError {
 // after it. Connections that are still shaking hands are Authorize's to refuse.
 func (s *Server) CloseSession(session key.ID, reason Reason, text string) int {
 	s.mu.Lock()
-	conns := make([]*quic.Conn, 0, len(s.conns[session]))
-	for conn := range s.conns[session] {
-		conns = append(conns, conn)
-	}
+	conns := slices.Clone(s.conns[session])
 	s.mu.Unlock()
 	for _, conn := range conns {
 		closeConn(conn, reason, text)
@@ -275,30 +274,35 @@ func (s *Server) closeAll(reason Reason, text string) {
 	s.mu.Unlock()
 	var closing sync.WaitGroup
 	for _, conns := range all {
-		for conn := range conns {
+		for _, conn := range conns {
 			closing.Go(func() { closeConn(conn, reason, text) })
 		}
 	}
 	closing.Wait()
 }
 
+// add notes a connection that has shaken hands. Of a session there are few at once: a
+// client that comes again has left the older ones behind, without a word perhaps.
 func (s *Server) add(session key.ID, conn *quic.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conns == nil {
 		return false
 	}
-	if s.conns[session] == nil {
-		s.conns[session] = make(map[*quic.Conn]struct{})
+	conns := append(s.conns[session], conn)
+	for _, left := range conns[:max(0, len(conns)-maxTogether)] {
+		go closeConn(left, ReasonShutdown, "newer connections took its place") // returns at once, or when QUIC has a moment
 	}
-	s.conns[session][conn] = struct{}{}
+	s.conns[session] = conns
 	return true
 }
 
 func (s *Server) remove(session key.ID, conn *quic.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.conns[session], conn)
+	if i := slices.Index(s.conns[session], conn); i >= 0 {
+		s.conns[session] = slices.Delete(s.conns[session], i, i+1)
+	}
 	if len(s.conns[session]) == 0 {
 		delete(s.conns, session)
 	}

@@ -12,7 +12,12 @@ const ALPN = "postern-tunnel/1"
 
 // What both ends use unless configured otherwise.
 const (
-	DefaultIdle       = 30 * time.Second // silence that ends a connection
+	// DefaultIdle is the silence, on a machine that is awake, after which a client
+	// gives a connection up.
+	DefaultIdle = 30 * time.Second
+	// DefaultSleep is how long a client may be away, asleep or without a network, until
+	// its connection is gone. The session's own deadline may come first. PROTOCOL 8.5
+	DefaultSleep      = time.Hour
 	DefaultKeepAlive  = 10 * time.Second
 	DefaultMaxStreams = 1024 // at once, on one connection
 	// DefaultFlowIdle is how long a UDP flow may be silent. RFC 4787, section 4.3,
@@ -33,11 +38,11 @@ const (
 
 // quicConfig is for both ends. Packets start small enough for any path: a larger
 // first size would make handshakes fail where the path is narrow.
-func quicConfig(handshake, idle, keepAlive time.Duration) *quic.Config {
+func quicConfig(handshake, sleep, keepAlive time.Duration) *quic.Config {
 	return &quic.Config{
 		Versions:                       []quic.Version{quic.Version1},
 		HandshakeIdleTimeout:           handshake,
-		MaxIdleTimeout:                 orDefault(idle, DefaultIdle),
+		MaxIdleTimeout:                 orDefault(sleep, DefaultSleep),
 		KeepAlivePeriod:                orDefault(keepAlive, DefaultKeepAlive),
 		InitialStreamReceiveWindow:     streamWindow,
 		MaxStreamReceiveWindow:         streamWindowMax,

@@ -269,6 +269,7 @@ func TestRevokedSourceIsCutOffInTheMiddle(t *testing.T) {
 	}
 	h.mu.Lock()
 	source := h.sources[s.id]
+	h.table.Remove(s.id) // its knocks are a stranger's from now on
 	h.mu.Unlock()
 	h.gate.Revoke(source)
 	before := h.gate.Counters().Unsent
@@ -382,7 +383,8 @@ func TestStreamsAreLimited(t *testing.T) {
 	}
 }
 
-func TestConnectionsOfASessionAreLimited(t *testing.T) {
+// A client that lost its memory, or slept, comes again and again.
+func TestNewerConnectionsOfASessionTakeThePlaceOfOlderOnes(t *testing.T) {
 	h := newHouse(t, loopback4)
 	s := h.grant()
 	gate := testGate(t, "127.0.0.1:0", nil)
@@ -392,13 +394,49 @@ func TestConnectionsOfASessionAreLimited(t *testing.T) {
 	defer transport.Close()
 	config := (&dialer{DialConfig: h.config(s)}).tls()
 	config.Time, config.VerifyConnection = time.Now, nil
-	for i := range maxConnections + 1 {
-		_, err := transport.Dial(t.Context(), net.UDPAddrFromAddrPort(h.address()), config,
+	var conns []*quic.Conn
+	for i := range 2 * maxTogether {
+		conn, err := transport.Dial(t.Context(), net.UDPAddrFromAddrPort(h.address()), config,
 			quicConfig(time.Minute, 0, 0))
-		if want := i == maxConnections; errors.Is(translate(err), ErrBusy) != want {
+		if err != nil {
+			t.Fatalf("connection %d: got %v", i, err)
+		}
+		conns = append(conns, conn)
+		eventually(t, "the server to know it", func() bool {
+			h.server.mu.Lock()
+			defer h.server.mu.Unlock()
+			return len(h.server.conns[s.id]) == min(i+1, maxTogether)
+		})
+	}
+	for i, conn := range conns {
+		if i < maxTogether {
+			<-conn.Context().Done()
+			if err := cause(conn.Context()); !errors.Is(err, ErrShutdown) {
+				t.Errorf("connection %d ended with %v", i, err)
+			}
+		} else if conn.Context().Err() != nil {
+			t.Errorf("connection %d has ended: %v", i, cause(conn.Context()))
+		}
+	}
+}
+
+func TestHandshakesOfASessionAreLimited(t *testing.T) {
+	h := newHouse(t, loopback4)
+	s := h.grant()
+	info := &quic.ClientInfo{RemoteAddr: net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:9"))}
+	h.gate.Admit(netip.MustParseAddrPort("127.0.0.1:9"), s.id)
+	ctx, cancel := context.WithCancel(t.Context())
+	for i := range maxConnections + 1 {
+		_, err := h.server.arrive(ctx, info)
+		if want := i == maxConnections; errors.Is(err, ErrBusy) != want {
 			t.Errorf("connection %d: got %v", i, err)
 		}
 	}
+	cancel()
+	eventually(t, "them to be counted out", func() bool {
+		_, err := h.server.arrive(ctx, info)
+		return err == nil
+	})
 }
 
 func TestSlowReaderHoldsTheWriterUp(t *testing.T) {

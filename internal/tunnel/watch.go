@@ -10,37 +10,85 @@ import (
 
 // When a path counts as broken, and what is done about it.
 const (
-	quiet       = 250 * time.Millisecond // after which a datagram sent is a question
-	patience    = time.Second            // with a question before a new knock
-	knockAgain  = 400 * time.Millisecond // between knocks on a broken path
-	flightLimit = 4                      // datagrams of a first flight; QUIC sends two
+	// quiet is the silence after which a datagram sent is a question.
+	quiet = 60 * time.Millisecond
+	// steady is for how long datagrams must have come without a pause for a silence to
+	// say something by itself.
+	steady = 250 * time.Millisecond
+	// leastPause and leastHush are on short paths what [pulse.pace] says of long ones.
+	leastPause = 30 * time.Millisecond
+	leastHush  = 60 * time.Millisecond
+	// curious is the silence after which whoever was heard not long ago is asked.
+	curious = 250 * time.Millisecond
+	// talk is how many reads it takes to be worth a question: what comes in answer
+	// to one is less.
+	talk = 4
+	// leastPatience and mostPatience bound the wait for an answer; between them it
+	// depends on the path.
+	leastPatience = 120 * time.Millisecond
+	mostPatience  = time.Second
+	// knockAgain and knockRarely are between knocks on a broken path, at first and
+	// in the end.
+	knockAgain  = 200 * time.Millisecond
+	knockRarely = 2 * time.Second
+
+	flightLimit = 4    // datagrams of a first flight; QUIC sends two
+	lastLimit   = 2048 // bytes of a datagram that is kept to be sent again
 )
 
 // watch knocks for a client whenever nobody answers any more: the host may see it
-// at an address that it has not let in. Knocks go out right ahead of QUIC's own
-// probes, which come at growing intervals for as long as the connection lives, so
-// there is nothing to wait for and nothing to wake up: the first probe that gets
-// through finds the door open.
+// at an address that it has not let in. It finds out in two ways.
 //
-// A question is a datagram sent when the other end has been silent for a while.
-// Acknowledgements follow what they acknowledge at once and are none.
+// A question is a datagram sent when the other end has been silent for a while; the
+// answer is due after about a round trip. Acknowledgements follow what they
+// acknowledge at once and are none. And a stream of datagrams that was steady and
+// stops is suspicious by itself: who only listens asks nothing. When whoever listened
+// hears nothing more for other reasons, one question finds that out.
+//
+// On a broken path, each knock is followed by the last datagram that QUIC sent,
+// once more, and by a new one: QUIC itself would wait longer and longer.
 type watch struct {
 	knock func() []byte // a fresh host knock; nil: none can be made
 
-	failed atomic.Int64  // when sending last failed, on the Gate's clock; 0: never
-	count  atomic.Uint64 // knocks sent
+	failed  atomic.Int64  // when sending last failed, on the Gate's clock; 0: never
+	count   atomic.Uint64 // knocks sent
+	reads   atomic.Uint64 // that brought something
+	since   atomic.Int64  // from when on there was no pause
+	pause   atomic.Int64  // how long a silence is one
+	asked   atomic.Int64  // when the oldest question without an answer was sent
+	parked  atomic.Bool   // the pulse has nothing to wait for
+	unpark  chan struct{}
+	knocked atomic.Int64 // when the last knock was sent
 
 	mu      sync.Mutex // guards what follows
-	asked   int64      // when the oldest question without an answer was sent
-	knocked int64      // when the last knock was sent
 	flights map[netip.AddrPort][]datagram
+	last    datagram // that QUIC sent in a silence
 }
 
 // datagram is one that QUIC has sent, kept to be sent again.
 type datagram struct{ b, oob []byte }
 
 func newWatch(knock func() []byte) *watch {
-	return &watch{knock: knock, flights: make(map[netip.AddrPort][]datagram)}
+	w := &watch{
+		knock: knock, flights: make(map[netip.AddrPort][]datagram), unpark: make(chan struct{}, 1),
+	}
+	w.pause.Store(int64(leastPause))
+	return w
+}
+
+// hearing is called when something came, at now; before that, it was at before.
+func (w *watch) hearing(now, before int64) {
+	if now-before > w.pause.Load() {
+		w.since.Store(now)
+	}
+	w.reads.Add(1)
+	w.wake()
+}
+
+func (w *watch) wake() {
+	if w.parked.Load() && w.parked.CompareAndSwap(true, false) {
+		w.unpark <- struct{}{} // has room: there is one for each time it parks
+	}
 }
 
 // sending is called before QUIC sends b to p.
@@ -54,22 +102,33 @@ func (w *watch) sending(g *Gate, p *peer, b, oob []byte) {
 	if failed < heard && now-heard < int64(quiet) {
 		return
 	}
+	if asked := w.asked.Load(); asked <= heard {
+		w.asked.CompareAndSwap(asked, now)
+	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.asked <= heard {
-		w.asked = now
+	if len(b) <= lastLimit {
+		w.last.b, w.last.oob = append(w.last.b[:0], b...), append(w.last.oob[:0], oob...)
 	}
-	broken := failed >= heard || now-w.asked >= int64(patience)
-	if broken && now-w.knocked >= int64(knockAgain) {
-		w.knockLocked(g, p.addr)
-	}
+	w.mu.Unlock()
+	w.wake()
 }
 
-func (w *watch) knockLocked(g *Gate, to *net.UDPAddr) {
-	w.knocked = g.now()
+// knockAt sends a fresh knock.
+func (w *watch) knockAt(g *Gate, to *net.UDPAddr) {
+	w.knocked.Store(g.now())
 	if k := w.knock(); len(k) > 0 {
 		w.count.Add(1)
 		g.send(k, to.AddrPort())
+	}
+}
+
+// repeat sends the last datagram of the present silence once more. The other end
+// takes it for what it is: one that came late, or twice.
+func (w *watch) repeat(g *Gate, p *peer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.last.b) > 0 && w.asked.Load() > p.heard.Load() {
+		g.resend(w.last, p.addr)
 	}
 }
 
@@ -92,11 +151,9 @@ func (w *watch) keep(p *peer, b, oob []byte) {
 func (w *watch) call(g *Gate, to *net.UDPAddr) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.knockLocked(g, to)
+	w.knockAt(g, to)
 	for _, d := range w.flights[to.AddrPort()] {
-		if _, _, err := g.udp.WriteMsgUDP(d.b, d.oob, to); err != nil {
-			g.counts.lost.Add(1)
-		}
+		g.resend(d, to)
 	}
 }
 
