@@ -1,14 +1,15 @@
 // Package client reaches services that Postern protects. The command postern is a
 // thin shell around it.
 //
-// A program that was enrolled opens its identity, asks for access to a service and
-// dials it as often as it likes:
+// A program that was enrolled opens its identity and dials services by their names,
+// without a forwarder. Connections to a service share one session and one tunnel,
+// which come back after a break and are renewed while in use:
 //
 //	c, err := client.Open(folder)
-//	access, err := c.Access(ctx, client.AccessConfig{Service: "db"})
-//	defer access.Close()
-//	conn, err := access.Dial(ctx)
+//	d := c.Dialer(client.DialerConfig{})
+//	defer d.Close()
+//	conn, err := d.Dial(ctx, "db")
 //
-// Access keeps the session alive while connections are open, as far as policy
-// allows, and comes back after a break.
+// [Dialer.HTTPTransport] is for net/http, [Dialer.DialContext] for whatever else takes
+// a dialer. [Access] is one session, for those who want to hold it themselves.
 package client
