@@ -7,6 +7,8 @@ func (p program) commands() []*cli.Command {
 	return []*cli.Command{
 		p.enroll(),
 		p.services(),
+		p.ssh(),
+		p.sshConfig(),
 		p.connect(),
 		p.knock(),
 		p.status(),

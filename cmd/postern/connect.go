@@ -64,7 +64,11 @@ func (p program) runConnect(c *cli.Context) error {
 	if c.Bool("stdio") {
 		return p.runStdio(c)
 	}
-	wanted, err := forwards(c.Args().Slice(), c.StringSlice("listen"))
+	var services []string
+	for _, s := range c.Args().Slice() {
+		services = append(services, client.ServiceName(s))
+	}
+	wanted, err := forwards(services, c.StringSlice("listen"))
 	if err != nil {
 		return err
 	}
@@ -81,6 +85,7 @@ func (p program) runStdio(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	service = client.ServiceName(service)
 	if c.IsSet("listen") || c.Bool("listen-anyone") || c.Bool("json") {
 		return usagef("connect: --stdio goes with neither --listen nor --json")
 	}

@@ -26,6 +26,9 @@ func Reorder(app *cli.App, args []string) []string {
 		if at < 0 {
 			return args
 		}
+		if commands[at].SkipFlagParsing {
+			return args // they are another program's
+		}
 		flags = commands[at].Flags
 		if commands = commands[at].Subcommands; len(commands) == 0 {
 			return slices.Concat(args[:i+1], optionsFirst(flags, args[i+1:]))

@@ -1,0 +1,135 @@
+package sshconfig
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/postern-sdp/postern/internal/atomicfile"
+)
+
+// fileName is Postern's own file, beside the person's configuration.
+const fileName = "postern.conf"
+
+// maxConfig bounds a configuration that is edited, in bytes.
+const maxConfig = 4 << 20
+
+// ErrTooLarge is a configuration that cannot be one.
+var ErrTooLarge = errors.New("the file is too large for a configuration of ssh's")
+
+// Files are the two files.
+type Files struct {
+	Config  string // the person's
+	Postern string // ours
+}
+
+// At returns the files for the configuration at path.
+func At(path string) Files { return Files{path, filepath.Join(filepath.Dir(path), fileName)} }
+
+// Default returns the files in the home folder's .ssh.
+func Default() (Files, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return Files{}, fmt.Errorf("find ssh's configuration: %w", err)
+	}
+	return At(filepath.Join(home, ".ssh", "config")), nil
+}
+
+// include is how the configuration names our file: in ~/.ssh, ssh looks there by
+// itself.
+func (f Files) include() string {
+	if d, err := Default(); err == nil && d == f {
+		return fileName
+	}
+	if path, err := filepath.Abs(f.Postern); err == nil {
+		return path
+	}
+	return f.Postern
+}
+
+// Read returns the person's configuration, nothing when there is none.
+func (f Files) Read() ([]byte, error) {
+	info, err := os.Stat(f.Config)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil && info.Size() > maxConfig {
+		err = ErrTooLarge
+	}
+	var b []byte
+	if err == nil {
+		b, err = os.ReadFile(f.Config)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read ssh's configuration %s: %w", f.Config, err)
+	}
+	return b, nil
+}
+
+// Install writes our file and has the configuration include it. Both are whole at
+// every moment. It reports whether the configuration was changed.
+func (f Files) Install(c Config) (changed bool, err error) {
+	config, err := f.Read()
+	if err != nil {
+		return false, err
+	}
+	if err := os.MkdirAll(filepath.Dir(f.Config), 0o700); err != nil {
+		return false, fmt.Errorf("make ssh's folder: %w", err)
+	}
+	if err := atomicfile.Write(f.Postern, []byte(c.String()), 0o600); err != nil {
+		return false, err
+	}
+	return f.replace(config, Include(config, f.include()))
+}
+
+// Uninstall takes the line and our file away. It reports whether there was either.
+func (f Files) Uninstall() (changed bool, err error) {
+	config, err := f.Read()
+	if err != nil {
+		return false, err
+	}
+	if changed, err = f.replace(config, Exclude(config, f.include())); err != nil {
+		return changed, err
+	}
+	err = os.Remove(f.Postern)
+	if errors.Is(err, fs.ErrNotExist) {
+		return changed, nil
+	}
+	if err != nil {
+		return changed, fmt.Errorf("remove %s: %w", f.Postern, err)
+	}
+	return true, nil
+}
+
+// replace writes the configuration if it differs: behind a symbolic link where that
+// leads, with its permissions and its owner.
+func (f Files) replace(old, config []byte) (changed bool, err error) {
+	if bytes.Equal(old, config) {
+		return false, nil
+	}
+	path, perm := f.Config, fs.FileMode(0o600)
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	info, err := os.Stat(path)
+	if err == nil {
+		perm = info.Mode().Perm()
+	}
+	if len(config) == 0 && err == nil && len(Include(nil, f.include())) == len(old) && path == f.Config {
+		// There was none before ours.
+		if err := os.Remove(path); err != nil {
+			return false, fmt.Errorf("remove %s: %w", path, err)
+		}
+		return true, nil
+	}
+	if err := atomicfile.Write(path, config, perm); err != nil {
+		return false, err
+	}
+	if info != nil {
+		keepOwner(path, info)
+	}
+	return true, nil
+}
