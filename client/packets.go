@@ -18,6 +18,8 @@ const (
 	peerIdle = 2 * time.Minute
 	// peerQueue is how many datagrams of a local peer wait for its flow to open.
 	peerQueue = 64
+	// maxFaults bounds the errors in a row that one local socket's reader bears.
+	maxFaults = 64
 )
 
 // DialPacket opens a UDP flow to the service: each Read and Write is one datagram.
@@ -102,26 +104,45 @@ func ListenPacket(ctx context.Context, address string, anyone bool) (net.PacketC
 func (a *Access) ServePackets(ctx context.Context, l net.PacketConn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	stop := context.AfterFunc(a.life, cancel)
+	defer stop()
+	err := ForwardPackets(ctx, l, a.DialPacket, func(err error) {
+		if a.Err() == nil {
+			a.Notify(Event{Kind: EventRefused, Deadline: a.Granted().Deadline, Err: err})
+		}
+	})
+	if a.Err() != nil {
+		return a.Err()
+	}
+	return err
+}
+
+// ForwardPackets is [Forward] for datagrams: each local peer gets a flow that dial
+// makes. Datagrams of more peers than may be at once are lost.
+func ForwardPackets(ctx context.Context, l net.PacketConn, dial func(context.Context) (net.Conn, error),
+	failed func(error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	stopLife := context.AfterFunc(a.life, func() { l.Close() })
-	defer stopLife()
-	p := &peers{access: a, local: l, open: make(map[netip.AddrPort]chan []byte)}
+	p := &peers{dial: dial, failed: failed, local: l, open: make(map[netip.AddrPort]chan []byte)}
 	defer p.all.Wait()
 	defer cancel()
 	buf := make([]byte, tunnel.MaxPacket+1)
-	for {
+	for faults := 0; ; {
 		n, from, err := l.ReadFrom(buf)
 		if err != nil {
+			// A peer that is gone shows here on some systems.
+			if faults++; ctx.Err() == nil && faults < maxFaults && !errors.Is(err, net.ErrClosed) {
+				continue
+			}
 			l.Close()
-			switch {
-			case a.Err() != nil:
-				return a.Err()
-			case ctx.Err() != nil:
+			if ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("read local datagrams: %w", err)
 		}
+		faults = 0
 		if udp, ok := from.(*net.UDPAddr); ok {
 			p.take(ctx, udp.AddrPort(), append([]byte(nil), buf[:n]...))
 		}
@@ -130,7 +151,8 @@ func (a *Access) ServePackets(ctx context.Context, l net.PacketConn) error {
 
 // peers are the local programs that speak to a service.
 type peers struct {
-	access *Access
+	dial   func(context.Context) (net.Conn, error)
+	failed func(error)
 	local  net.PacketConn
 	all    sync.WaitGroup
 
@@ -164,10 +186,10 @@ func (p *peers) serve(ctx context.Context, from netip.AddrPort, queue <-chan []b
 		delete(p.open, from)
 		p.mu.Unlock()
 	}()
-	flow, err := p.access.DialPacket(ctx)
+	flow, err := p.dial(ctx)
 	if err != nil {
-		if ctx.Err() == nil && p.access.Err() == nil {
-			p.access.Notify(Event{Kind: EventRefused, Deadline: p.access.Granted().Deadline, Err: err})
+		if ctx.Err() == nil {
+			p.failed(err)
 		}
 		return
 	}

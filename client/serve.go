@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -47,10 +46,29 @@ func checkLocal(address string, anyone bool) error {
 func (a *Access) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	stop := context.AfterFunc(a.life, cancel)
+	defer stop()
+	err := Forward(ctx, l, a.Dial, func(err error) {
+		if a.Err() == nil {
+			a.Notify(Event{Kind: EventRefused, Deadline: a.Granted().Deadline, Err: err})
+		}
+	})
+	if a.Err() != nil {
+		return a.Err()
+	}
+	return err
+}
+
+// Forward carries every connection that l accepts to where dial connects to, until
+// ctx ends. It closes l, and returns when all connections are done: nil at the end of
+// ctx, else why. A connection that dial cannot make shows as a reset, and failed is
+// told; it may be called concurrently.
+func Forward(ctx context.Context, l net.Listener, dial func(context.Context) (net.Conn, error),
+	failed func(error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	stopLife := context.AfterFunc(a.life, func() { l.Close() })
-	defer stopLife()
 	var connections sync.WaitGroup
 	defer connections.Wait()
 	defer cancel()
@@ -59,10 +77,7 @@ func (a *Access) Serve(ctx context.Context, l net.Listener) error {
 		conn, err := l.Accept()
 		if err != nil {
 			l.Close()
-			switch {
-			case a.Err() != nil:
-				return a.Err()
-			case ctx.Err() != nil:
+			if ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("accept: %w", err)
@@ -75,29 +90,32 @@ func (a *Access) Serve(ctx context.Context, l net.Listener) error {
 		}
 		connections.Go(func() {
 			defer func() { <-places }()
-			a.carry(ctx, conn)
+			carry(ctx, conn, dial, failed)
 		})
 	}
 }
 
 // carry serves one local connection. An unusable service shows as a reset.
-func (a *Access) carry(ctx context.Context, conn net.Conn) {
-	local, ok := conn.(tunnel.Duplex)
-	if !ok {
-		conn.Close()
-		return
-	}
-	err := a.Pipe(ctx, local)
-	if err == nil || ctx.Err() != nil || a.Err() != nil {
-		return
-	}
-	if refused := new(notOpened); errors.As(err, &refused) {
+func carry(ctx context.Context, conn net.Conn, dial func(context.Context) (net.Conn, error), failed func(error)) {
+	service, err := dial(ctx)
+	if err != nil {
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0) // it is closed next
 		}
 		conn.Close()
-		a.Notify(Event{Kind: EventRefused, Deadline: a.Granted().Deadline, Err: err})
+		if ctx.Err() == nil {
+			failed(err)
+		}
+		return
 	}
+	local, ok := conn.(Duplex)
+	remote, both := service.(Duplex)
+	if !ok || !both {
+		conn.Close()
+		service.Close()
+		return
+	}
+	_ = Copy(ctx, local, remote) // how a connection ends is its ends' affair
 }
 
 // Duplex is a connection whose directions end one by one. Close must wake up a
@@ -112,18 +130,12 @@ func Copy(ctx context.Context, a, b Duplex) error {
 	return err
 }
 
-// notOpened marks an error of before the first byte.
-type notOpened struct{ error }
-
-// Unwrap returns the cause.
-func (e *notOpened) Unwrap() error { return e.error }
-
 // Pipe opens a connection to the service and carries bytes between it and local,
 // until both directions have ended. Once there is one, it closes local as well.
 func (a *Access) Pipe(ctx context.Context, local Duplex) error {
 	stream, release, err := a.open(ctx)
 	if err != nil {
-		return &notOpened{err}
+		return err
 	}
 	defer release()
 	_, _, err = tunnel.Copy(ctx, local, stream)
