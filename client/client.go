@@ -147,7 +147,11 @@ func (c *Client) Services(ctx context.Context) (Services, error) {
 		return Services{}, err
 	}
 	defer api.Close()
-	return api.Services(ctx)
+	found, err := api.Services(ctx)
+	if err == nil {
+		c.remember(found)
+	}
+	return found, err
 }
 
 // Sessions asks the controller for this device's live sessions.

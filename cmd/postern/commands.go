@@ -10,6 +10,7 @@ func (p program) commands() []*cli.Command {
 		p.ssh(),
 		p.sshConfig(),
 		p.connect(),
+		p.up(),
 		p.knock(),
 		p.status(),
 		p.agent(),
