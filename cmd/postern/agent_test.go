@@ -48,7 +48,7 @@ func (m *machine) withAgent() *machine {
 }
 
 // killAgents kills the agent as kill -9 does, and waits until it is gone.
-func (m *machine) killAgents(t *testing.T) {
+func (m *machine) killAgents(t testing.TB) {
 	t.Helper()
 	var got struct{ Here []struct{ PID int } }
 	r := m.run("", "status", "--json", "--local")

@@ -31,15 +31,16 @@ func TestMain(m *testing.M) {
 
 // machine is one client machine before a controller.
 type machine struct {
-	t      *testing.T
+	t      testing.TB
 	folder string
 	// runtime has the agent's socket; without it, no agent is used.
 	runtime string
+	behind  string // the sshd that the service is
 	c       *controltest.Controller
 	h       *controltest.Host
 }
 
-func newMachine(t *testing.T) *machine {
+func newMachine(t testing.TB) *machine {
 	c := controltest.New(t)
 	return &machine{t: t, c: c, h: c.AddHost(), folder: filepath.Join(t.TempDir(), "identity")}
 }
@@ -85,7 +86,7 @@ func (m *machine) run(stdin string, args ...string) result {
 	return result{cmd.ProcessState.ExitCode(), out.String(), talk.String()}
 }
 
-func (r result) want(t *testing.T, code int, talk ...string) {
+func (r result) want(t testing.TB, code int, talk ...string) {
 	t.Helper()
 	if r.code != code {
 		t.Errorf("exit code %d, want %d; it said:\n%s", r.code, code, r.talk)
@@ -318,7 +319,7 @@ func (l *live) end() result {
 	return result{l.ProcessState.ExitCode(), string(rest), l.talk.String()}
 }
 
-func (l *live) line(t *testing.T) string {
+func (l *live) line(t testing.TB) string {
 	t.Helper()
 	var line []byte
 	one := make([]byte, 1)

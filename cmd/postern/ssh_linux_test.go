@@ -72,12 +72,13 @@ Subsystem sftp internal-sftp
 		}
 		return err == nil
 	})
+	m.behind = address
 	m.h.SetTarget(address)
 	return path("user")
 }
 
 // run runs a program to its end.
-func run(t *testing.T, program string, args ...string) string {
+func run(t testing.TB, program string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
 	out, err := cmd.CombinedOutput()

@@ -17,7 +17,7 @@ import (
 )
 
 // resident is how many bytes of memory a process has.
-func resident(t *testing.T, pid int) int {
+func resident(t testing.TB, pid int) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -32,7 +32,7 @@ func resident(t *testing.T, pid int) int {
 }
 
 // built is the command as people have it, without the race detector.
-func built(t *testing.T) string {
+func built(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "postern")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, ".")
