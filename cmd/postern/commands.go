@@ -11,6 +11,8 @@ func (p program) commands() []*cli.Command {
 		p.sshConfig(),
 		p.connect(),
 		p.up(),
+		p.proxy(),
+		p.exec(),
 		p.knock(),
 		p.status(),
 		p.agent(),

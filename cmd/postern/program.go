@@ -61,6 +61,9 @@ func (p program) main(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
+	if ended := commandEnded(0); errors.As(err, &ended) { // whatever ended it
+		return int(ended)
+	}
 	if cause := (interrupted{}); errors.As(context.Cause(ctx), &cause) {
 		return exitCode(cause)
 	}

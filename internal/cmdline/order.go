@@ -7,6 +7,9 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
+// CommandLine is the ArgsUsage of commands that run another one.
+const CommandLine = "COMMAND [ARGUMENT]..."
+
 // Reorder puts the options of the last command before its arguments, because the
 // library stops reading options at the first argument: "add ssh --host web" is
 // what people type. What follows a "--" is left alone.
@@ -26,7 +29,7 @@ func Reorder(app *cli.App, args []string) []string {
 		if at < 0 {
 			return args
 		}
-		if commands[at].SkipFlagParsing {
+		if commands[at].SkipFlagParsing || commands[at].ArgsUsage == CommandLine {
 			return args // they are another program's
 		}
 		flags = commands[at].Flags

@@ -14,6 +14,7 @@ func TestOptionsMayFollowArguments(t *testing.T) {
 			{Name: "connect", Flags: []cli.Flag{&cli.DurationFlag{Name: "for"}, &cli.BoolFlag{Name: "stdio"},
 				&cli.StringFlag{Name: "listen"}}},
 			{Name: "enroll", Flags: []cli.Flag{&cli.StringFlag{Name: "name"}}},
+			{Name: "exec", ArgsUsage: CommandLine, Flags: []cli.Flag{&cli.BoolFlag{Name: "json"}}},
 			{Name: "service", Subcommands: []*cli.Command{
 				{Name: "add", Flags: []cli.Flag{&cli.StringFlag{Name: "host"}, &cli.StringFlag{Name: "target"}}},
 				{Name: "list", Flags: []cli.Flag{&cli.BoolFlag{Name: "json"}}},
@@ -34,6 +35,9 @@ func TestOptionsMayFollowArguments(t *testing.T) {
 		"--config f service add ssh --host web":   "--config f service add --host web -- ssh",
 		"service add ssh --host web --target x:1": "service add --host web --target x:1 -- ssh",
 		"service list --json":                     "service list --json",
+		"exec --json -- curl -s --help":           "exec --json -- curl -s --help",
+		"exec --json git checkout -- x --json":    "exec --json git checkout -- x --json",
+		"--timeout 1s exec ls --json":             "--timeout 1s exec ls --json",
 		"service":                                 "service",
 		"unknown a --b":                           "unknown a --b",
 		"--unknown service add ssh --host web":    "--unknown service add --host web -- ssh",
