@@ -67,9 +67,6 @@ func (p program) main(ctx context.Context, args []string) int {
 	if cause := (interrupted{}); errors.As(context.Cause(ctx), &cause) {
 		return exitCode(cause)
 	}
-	if code := exitError(0); errors.As(err, &code) {
-		return int(code)
-	}
 	p.complain(err)
 	return exitCode(err)
 }

@@ -136,7 +136,8 @@ func (p program) openProxy(c *cli.Context, password proxy.Password) (net.Listene
 			return all.Services, err
 		},
 	}
-	return l, config, func() { l.Close(); dialer.Close() }, nil
+	stop := p.publish(c.Context, device, c.Command.Name, dialer.Sessions)
+	return l, config, func() { stop(); l.Close(); dialer.Close() }, nil
 }
 
 func parseOthers(s string) (proxy.Others, error) {

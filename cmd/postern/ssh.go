@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -111,21 +110,10 @@ func hostOf(destination string) string {
 	return uri
 }
 
-// exitError is the exit code of a program that was run in our place. It has told
-// what there is to tell.
-type exitError int
-
-// Error implements error.
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
 // runFor runs a program with our standard input and outputs, and returns its exit
 // code as an error.
 func (p program) runFor(path string, args []string) error {
 	cmd := exec.Command(path, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.in, p.out, p.talk
-	err := cmd.Run()
-	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		return exitError(exit.ExitCode())
-	}
-	return err
+	return p.runCommand(cmd)
 }
