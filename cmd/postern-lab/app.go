@@ -39,6 +39,10 @@ func app(out io.Writer) *cli.App {
 					Name: "backend", Value: "nftables", Usage: "firewall.backend of the server: nftables, iptables or auto",
 				}},
 			},
+			{
+				Name: "everyday", Usage: "use ssh, git, psql, curl and others through Postern, nobody else being answered",
+				Action: everyday,
+			},
 			{Name: "up", Usage: "leave the lab standing, to play with", Action: up},
 			{
 				Name: "shell", Usage: "open a shell on one of the lab's machines", ArgsUsage: "NAME",

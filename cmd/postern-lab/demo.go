@@ -38,6 +38,17 @@ func remote(c *cli.Context) error {
 		})
 }
 
+func everyday(c *cli.Context) error {
+	return show(c, "building a host with sshd, git, PostgreSQL, nginx, dnsmasq and a client with their programs",
+		func(ctx context.Context, l *lab.Lab) ([]lab.Step, func() (string, error), error) {
+			e, err := lab.NewEveryday(ctx, l)
+			if err != nil {
+				return nil, nil, err
+			}
+			return e.Steps(), func() (string, error) { return "", e.Close() }, nil
+		})
+}
+
 // show stands up a lab and shows the steps that prepare returns, with their
 // evidence. What prepare returns beside them is called at the end; it returns
 // a log to be printed.

@@ -31,7 +31,7 @@ func (l *Lab) SSH(ctx context.Context, who string, command ...string) (string, e
 	return l.Run(ctx, who, "ssh", l.sshArgs(who, command...)...)
 }
 
-// Forward is a running `postern connect --listen`.
+// Forward is a running command of the client's that listens on a local address.
 type Forward struct {
 	lab     *Lab
 	who     string
@@ -45,13 +45,19 @@ var addressPattern = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`)
 
 // Connect starts `postern connect` with a local listener and waits for its address.
 func (l *Lab) Connect(ctx context.Context, who, service string, args ...string) (*Forward, error) {
-	args = append(append([]string{"connect", "--listen", "127.0.0.1:0"}, args...), service)
+	return l.Offer(ctx, who, append(append([]string{"connect", "--listen", "127.0.0.1:0"}, args...), service)...)
+}
+
+// Offer starts a `postern` command that prints the address of its local listener,
+// and waits for that.
+func (l *Lab) Offer(ctx context.Context, who string, args ...string) (*Forward, error) {
+	name := "postern " + strings.Join(args, " ")
 	cmd := l.clientCommand(ctx, who, args...)
 	out, talkIn := io.Pipe()
 	cmd.Stdout, cmd.Stderr = talkIn, talkIn
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := l.in(who, cmd.Start); err != nil {
-		return nil, fmt.Errorf("start postern connect on %s: %w", who, err)
+		return nil, fmt.Errorf("start %s on %s: %w", name, who, err)
 	}
 	f := &Forward{lab: l, who: who, cmd: cmd, done: make(chan error, 1)}
 	go func() { // ends with the process
@@ -78,9 +84,9 @@ func (l *Lab) Connect(ctx context.Context, who, service string, args ...string) 
 		if said == "" && f.Address != "" {
 			return f, nil
 		}
-		return nil, fmt.Errorf("postern connect %s on %s ended: %s", service, who, said)
+		return nil, fmt.Errorf("%s on %s ended: %s", name, who, said)
 	case <-time.After(10 * time.Second):
-		return nil, errors.Join(fmt.Errorf("postern connect %s on %s shows no address", service, who), f.Close())
+		return nil, errors.Join(fmt.Errorf("%s on %s shows no address", name, who), f.Close())
 	}
 }
 
@@ -132,6 +138,6 @@ func (f *Forward) end(signal syscall.Signal) error {
 	case <-f.done:
 		return nil
 	case <-time.After(10 * time.Second):
-		return errors.Join(errors.New("postern connect does not end"), f.cmd.Process.Kill())
+		return errors.Join(fmt.Errorf("%s does not end", strings.Join(f.cmd.Args, " ")), f.cmd.Process.Kill())
 	}
 }

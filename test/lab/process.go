@@ -68,7 +68,11 @@ func (l *Lab) runCommand(cmd *exec.Cmd, in io.Reader, where string) (string, err
 
 // Start starts a daemon in the namespace, its output in a log in Dir.
 func (l *Lab) Start(where, program string, args ...string) (*Process, error) {
-	cmd := l.command(context.Background(), program, args...)
+	return l.start(where, program, l.command(context.Background(), program, args...))
+}
+
+// start is Start for a command made by the caller; program names it and its log.
+func (l *Lab) start(where, program string, cmd *exec.Cmd) (*Process, error) {
 	log := filepath.Join(l.Dir, where+"-"+filepath.Base(program)+".log")
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -89,6 +93,20 @@ func (l *Lab) Start(where, program string, args ...string) (*Process, error) {
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// startSeeing starts a daemon that finds the lab's folder called name at the path
+// `at`, where one that gives up root can reach it: the lab's folder is root's alone.
+func (l *Lab) startSeeing(where, name, at, program string, args ...string) (*Process, error) {
+	return l.start(where, name, l.seeing(context.Background(), name, at, program, args...))
+}
+
+// seeing is a command in a view of the file system of its own.
+func (l *Lab) seeing(ctx context.Context, name, at, program string, args ...string) *exec.Cmd {
+	const view = `mount --bind "$1" "$2"; mount -t tmpfs tmpfs /dev/shm; shift 2; exec "$@"`
+	return l.command(ctx, "unshare", append([]string{
+		"--mount", "--ipc", "sh", "-ec", view, "sh", l.path(name), at, program,
+	}, args...)...)
 }
 
 // Kill ends the process with SIGKILL and waits until it is gone.
