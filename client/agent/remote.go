@@ -46,6 +46,10 @@ func (r *Remote) DialPacket(ctx context.Context, service string) (net.Conn, erro
 	return &packetConn{conn: c, out: local{peer: c.peer}}, nil
 }
 
+// startTries bounds how often an agent is tried that is about to listen: for a second
+// or so.
+const startTries = 45
+
 // dialTries bounds how often an agent is met that is about to end.
 const dialTries = 5
 
@@ -75,7 +79,14 @@ func (r *Remote) ask(ctx context.Context, q request) (*peer, error) {
 		if err := r.start(ctx); err != nil {
 			return nil, fmt.Errorf("%w, and starting one failed: %w", ErrNoAgent, err)
 		}
-		p, err = connect(ctx, r.socket)
+		// Another process's may be the one that runs, and be about to listen.
+		for try := 1; ; try++ {
+			p, err = connect(ctx, r.socket)
+			if err == nil || try == startTries || ctx.Err() != nil {
+				break
+			}
+			pause(ctx, time.Duration(try)*time.Millisecond)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoAgent, err)
