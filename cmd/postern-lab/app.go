@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -42,6 +43,15 @@ func app(out io.Writer) *cli.App {
 			{
 				Name: "everyday", Usage: "use ssh, git, psql, curl and others through Postern, nobody else being answered",
 				Action: everyday,
+			},
+			{
+				Name: "roam", Usage: "change a client's path during transfers, and measure what they feel of it",
+				Action: roam,
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "times", Value: 1, Usage: "`NUMBER` of rounds through all changes"},
+					&cli.DurationFlag{Name: "rtt", Value: 40 * time.Millisecond, Usage: "`TIME` of a round trip to the host"},
+					&cli.DurationFlag{Name: "sleep", Value: 3 * time.Second, Usage: "`TIME` for which the client sleeps"},
+				},
 			},
 			{Name: "up", Usage: "leave the lab standing, to play with", Action: up},
 			{

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -39,7 +40,22 @@ type Forward struct {
 	Address string   // of the local listener
 	conn    net.Conn // a connection that ends with the forward, or nil
 	done    chan error
+
+	mu   sync.Mutex // guards said
+	said []string   // its lines since it showed its address, at most 1000
 }
+
+// Said returns what the command has said since the last call.
+func (f *Forward) Said() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	said := f.said
+	f.said = nil
+	return said
+}
+
+// Signal sends the command a signal, such as SIGSTOP.
+func (f *Forward) Signal(s syscall.Signal) error { return f.cmd.Process.Signal(s) }
 
 var addressPattern = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`)
 
@@ -66,22 +82,26 @@ func (l *Lab) Offer(ctx context.Context, who string, args ...string) (*Forward, 
 	}()
 	address := make(chan string, 1)
 	go func() { // ends with the process
-		var said []string
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			said = append(said, lines.Text())
-			if a := addressPattern.FindString(lines.Text()); a != "" && f.Address == "" {
-				f.Address = a
+		for lines, shown := bufio.NewScanner(out), false; lines.Scan(); {
+			f.mu.Lock()
+			if len(f.said) < 1000 {
+				f.said = append(f.said, lines.Text())
+			}
+			f.mu.Unlock()
+			if a := addressPattern.FindString(lines.Text()); a != "" && !shown {
+				f.Address, shown = a, true
 				address <- ""
 			}
 		}
 		select {
-		case address <- strings.Join(said, "\n"):
+		case address <- strings.Join(f.Said(), "\n"):
 		default:
 		}
 	}()
 	select {
 	case said := <-address:
 		if said == "" && f.Address != "" {
+			f.Said() // the address is known
 			return f, nil
 		}
 		return nil, fmt.Errorf("%s on %s ended: %s", name, who, said)

@@ -29,6 +29,8 @@ type Lab struct {
 	sshd, controller, host *Process
 	sources                []net.Listener
 	packets                []net.PacketConn
+	lines                  []*longLine
+	rebinds                int // of NATs, so far
 }
 
 // Up removes what an earlier lab of the same prefix left, then builds the network.
@@ -57,7 +59,10 @@ func (l *Lab) Down() error {
 	for _, s := range l.packets {
 		_ = s.Close()
 	}
-	l.sources, l.packets = nil, nil
+	for _, w := range l.lines {
+		w.Close()
+	}
+	l.sources, l.packets, l.lines = nil, nil, nil
 	names, err := l.namespaces()
 	if err != nil {
 		return err
