@@ -93,7 +93,7 @@ func (p *pulse) look() time.Duration {
 		return p.unanswered(time.Duration(now-p.asked), now)
 	}
 	p.wait, p.next, p.silent = knockAgain, 0, 0
-	hush := p.pace()
+	hush := min(max(2*time.Duration(p.watch.gap.Load())+10*time.Millisecond, leastHush), mostHush)
 	was := time.Duration(heard - p.watch.since.Load())
 	switch fresh := p.reads - p.settled; {
 	case was >= steady && silence >= hush && p.watch.knocked.Load() <= heard:
@@ -111,14 +111,6 @@ func (p *pulse) look() time.Duration {
 	}
 	p.settled = p.reads
 	return 0
-}
-
-// pace returns the silence after which a steady stream counts as broken, and has the
-// watch know what a pause is: window by window, datagrams come a round trip apart.
-func (p *pulse) pace() (hush time.Duration) {
-	rtt := p.conn.ConnectionStats().SmoothedRTT
-	p.watch.pause.Store(int64(max(leastPause, rtt+rtt/8)))
-	return max(leastHush, rtt+rtt/4+20*time.Millisecond)
 }
 
 // unanswered is about a question that has been open for a while.

@@ -83,3 +83,21 @@ func tcpGone(c any) bool {
 	})
 	return err == nil && gone
 }
+
+// lastSegment returns the last one of the datagrams that b is to become, as the
+// control messages say (UDP_SEGMENT, udp(7)).
+func lastSegment(b, oob []byte) []byte {
+	for len(oob) >= unix.CmsgLen(0) {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			break
+		}
+		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_SEGMENT && len(data) >= 2 {
+			if size := int(binary.NativeEndian.Uint16(data)); size > 0 && size < len(b) {
+				return b[(len(b)-1)/size*size:]
+			}
+		}
+		oob = rest
+	}
+	return b
+}

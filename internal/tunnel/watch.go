@@ -15,9 +15,13 @@ const (
 	// steady is for how long datagrams must have come without a pause for a silence to
 	// say something by itself.
 	steady = 250 * time.Millisecond
-	// leastPause and leastHush are on short paths what [pulse.pace] says of long ones.
-	leastPause = 30 * time.Millisecond
-	leastHush  = 60 * time.Millisecond
+	pause  = 150 * time.Millisecond
+	// leastHush and mostHush bound the silence after which a steady stream counts as
+	// broken; between them it depends on how far apart its datagrams were.
+	leastHush = 25 * time.Millisecond
+	mostHush  = 2 * pause
+	// worth is the silence from which on what is sent is kept, to be sent again.
+	worth = 10 * time.Millisecond
 	// curious is the silence after which whoever was heard not long ago is asked.
 	curious = 250 * time.Millisecond
 	// talk is how many reads it takes to be worth a question: what comes in answer
@@ -54,7 +58,7 @@ type watch struct {
 	count   atomic.Uint64 // knocks sent
 	reads   atomic.Uint64 // that brought something
 	since   atomic.Int64  // from when on there was no pause
-	pause   atomic.Int64  // how long a silence is one
+	gap     atomic.Int64  // the longest silence of late within a steady stream
 	asked   atomic.Int64  // when the oldest question without an answer was sent
 	parked  atomic.Bool   // the pulse has nothing to wait for
 	unpark  chan struct{}
@@ -62,25 +66,29 @@ type watch struct {
 
 	mu      sync.Mutex // guards what follows
 	flights map[netip.AddrPort][]datagram
-	last    datagram // that QUIC sent in a silence
+	last    []byte // that QUIC sent in a silence
+	lastAt  int64  // when
 }
 
 // datagram is one that QUIC has sent, kept to be sent again.
 type datagram struct{ b, oob []byte }
 
 func newWatch(knock func() []byte) *watch {
-	w := &watch{
+	return &watch{
 		knock: knock, flights: make(map[netip.AddrPort][]datagram), unpark: make(chan struct{}, 1),
 	}
-	w.pause.Store(int64(leastPause))
-	return w
 }
 
-// hearing is called when something came, at now; before that, it was at before.
+// hearing is called, by one at a time, when something came, at now; before that, it
+// was at before.
 func (w *watch) hearing(now, before int64) {
-	if now-before > w.pause.Load() {
+	gap := now - before
+	if gap > int64(pause) {
 		w.since.Store(now)
+		gap = 0
 	}
+	last := w.gap.Load()
+	w.gap.Store(max(gap, last-last/64))
 	w.reads.Add(1)
 	w.wake()
 }
@@ -99,17 +107,20 @@ func (w *watch) sending(g *Gate, p *peer, b, oob []byte) {
 		return
 	}
 	now, failed := g.now(), w.failed.Load()
+	if failed < heard && now-heard < int64(worth) {
+		return
+	}
+	if last := lastSegment(b, oob); len(last) <= lastLimit {
+		w.mu.Lock()
+		w.last, w.lastAt = append(w.last[:0], last...), now
+		w.mu.Unlock()
+	}
 	if failed < heard && now-heard < int64(quiet) {
 		return
 	}
 	if asked := w.asked.Load(); asked <= heard {
 		w.asked.CompareAndSwap(asked, now)
 	}
-	w.mu.Lock()
-	if len(b) <= lastLimit {
-		w.last.b, w.last.oob = append(w.last.b[:0], b...), append(w.last.oob[:0], oob...)
-	}
-	w.mu.Unlock()
 	w.wake()
 }
 
@@ -127,8 +138,8 @@ func (w *watch) knockAt(g *Gate, to *net.UDPAddr) {
 func (w *watch) repeat(g *Gate, p *peer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.last.b) > 0 && w.asked.Load() > p.heard.Load() {
-		g.resend(w.last, p.addr)
+	if len(w.last) > 0 && w.lastAt > p.heard.Load() {
+		g.resend(datagram{b: w.last}, p.addr)
 	}
 }
 
