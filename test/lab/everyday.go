@@ -43,12 +43,12 @@ func NewEveryday(ctx context.Context, l *Lab) (*Everyday, error) {
 	}{
 		{"the folders", e.makeFolders},
 		{"the system", l.StartSystem},
-		{"ssh's configuration", e.writeSSHConfig},
 		{"the database", e.startDatabase},
 		{"the web server", e.startWeb},
 		{"the name server", e.startNames},
 		{"the receiver of log lines", e.startLogs},
 		{"the services", e.addServices},
+		{"ssh's configuration", e.installSSHConfig},
 	} {
 		if err := s.do(ctx); err != nil {
 			return nil, fmt.Errorf("set up %s: %w", s.what, err)
@@ -144,7 +144,8 @@ func (e *Everyday) use(ctx context.Context, program string, args ...string) (str
 func (e *Everyday) useWith(ctx context.Context, in io.Reader, env []string, program string, args ...string,
 ) (string, error) {
 	cmd := e.command(ctx, program, args...)
-	cmd.Env = append(cmd.Env, "XDG_CONFIG_HOME="+e.ConfigHome("client"), "LC_ALL=C.UTF-8", "TERM=xterm")
+	cmd.Env = append(cmd.Env, "XDG_CONFIG_HOME="+e.ConfigHome("client"), "LC_ALL=C.UTF-8", "TERM=xterm",
+		"POSTERN_NO_AGENT=0")
 	cmd.Env = append(cmd.Env, env...)
 	return e.runCommand(cmd, in, "client")
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // noise returns bytes that nothing can compress, the same ones for the same name.
@@ -65,22 +66,98 @@ func digest(folder string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
-// writeSSHConfig writes what a person's ssh configuration says about the host.
-func (e *Everyday) writeSSHConfig(context.Context) error {
-	text := fmt.Sprintf(`Host ssh-lab
+// ownSSHConfig is what a person has in an ssh configuration before Postern.
+func (e *Everyday) ownSSHConfig() string {
+	return fmt.Sprintf(`# mine
+Host *
   User root
   IdentityFile %[1]s/user_key
   IdentitiesOnly yes
   BatchMode yes
-  UserKnownHostsFile %[1]s/known_hosts
+  UserKnownHostsFile %[1]s/known_services
   GlobalKnownHostsFile /dev/null
   StrictHostKeyChecking yes
-  ProxyCommand %[2]s connect --stdio %%h
-`, e.path("sshd"), filepath.Join(e.Bin, "postern"))
-	return os.WriteFile(e.sshConfig(), []byte(text), 0o600)
+`, e.path("sshd"))
+}
+
+// installSSHConfig has Postern put what is needed into a person's configuration.
+func (e *Everyday) installSSHConfig(ctx context.Context) error {
+	hostKey, err := os.ReadFile(e.path("sshd", "host_key.pub"))
+	if err != nil {
+		return err
+	}
+	known := append([]byte("ssh-lab.postern.internal "), hostKey...)
+	err = errors.Join(os.WriteFile(e.path("sshd", "known_services"), known, 0o600),
+		os.WriteFile(e.sshConfig(), []byte(e.ownSSHConfig()), 0o600))
+	if err != nil {
+		return err
+	}
+	_, err = e.use(ctx, "postern", "ssh-config", "--install", "--path", e.sshConfig())
+	return err
 }
 
 func (e *Everyday) sshConfig() string { return e.path(atClient, "ssh_config") }
+
+// granted counts the sessions for a service that the controller has granted so far.
+func (e *Everyday) granted(service string) (int, error) {
+	log, err := os.ReadFile(e.controller.log)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, `msg="access granted"`) && strings.Contains(line, " service="+service+" ") {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// tenAtOnce runs ssh ten times at once. All of them, and all that ssh carried in the
+// steps before, are one session.
+func (e *Everyday) tenAtOnce(ctx context.Context) (string, error) {
+	var (
+		group sync.WaitGroup
+		errs  [10]error
+	)
+	for i := range errs {
+		group.Go(func() {
+			in := noise(fmt.Sprint("of the ten, ", i), 1<<20)
+			out, err := e.ssh(ctx, in, "cat")
+			if err == nil && out != string(in) {
+				err = broken("number %d got %d bytes that are not its own %d", i, len(out), len(in))
+			}
+			errs[i] = err
+		})
+	}
+	group.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return "", err
+	}
+	granted, err := e.granted("ssh-lab")
+	if err == nil && granted != 1 {
+		err = broken("all of ssh, scp, sftp, rsync, git took %d sessions, not one", granted)
+	}
+	return "10 MiB through ten at once; with all before, one session", err
+}
+
+// uninstallWorks takes Postern out of the person's ssh configuration again.
+func (e *Everyday) uninstallWorks(ctx context.Context) (string, error) {
+	if _, err := e.use(ctx, "postern", "ssh-config", "--uninstall", "--path", e.sshConfig()); err != nil {
+		return "", err
+	}
+	if err := holds(e.sshConfig(), []byte(e.ownSSHConfig())); err != nil {
+		return "", err
+	}
+	if _, err := e.ssh(ctx, nil, "true"); exitCode(err) != 255 {
+		return "", broken("plain ssh still finds the service: %v", err)
+	}
+	out, err := e.use(ctx, "postern", "ssh", "-F", e.sshConfig(), "ssh-lab", "echo", "still")
+	if err == nil && out != "still\n" {
+		err = broken("postern ssh printed %q", out)
+	}
+	return "the configuration is what it was, plain ssh knows no service, postern ssh does", err
+}
 
 // ssh runs the real ssh with a standard input.
 func (e *Everyday) ssh(ctx context.Context, in []byte, command ...string) (string, error) {

@@ -22,11 +22,15 @@ func (e *Everyday) Steps() []Step {
 		e.step("sftp: put, rename, list, get", e.sftpWorks),
 		e.step("rsync: a tree, its changes, and back", e.rsyncWorks),
 		e.step("git: clone, push, a rejected push, fetch", e.gitWorks),
+		e.step("ten ssh at once, one session for everything so far", e.tenAtOnce),
+		e.step("ssh-config --uninstall leaves what was there", e.uninstallWorks),
 		e.step("curl: down, up, in parts, forty at once", e.curlWorks),
 		e.step("psql: transactions, COPY both ways, a wrong password", e.psqlWorks),
 		e.step("dig: answers over UDP and TCP", e.digWorks),
 		e.step("logger: log lines over UDP", e.loggerWorks),
 		e.step("mosh: a shell over UDP", e.moshWorks),
+		e.step("postern up: dig finds psql its server", e.upWorks),
+		e.step("postern proxy: Chromium and curl find a page by its name", e.proxyWorks),
 	}
 }
 
@@ -212,7 +216,7 @@ func (e *Everyday) loggerWorks(ctx context.Context) (evidence string, err error)
 // moshWorks starts a mosh server over ssh, as mosh does, and types into the real
 // mosh-client on a terminal of its own.
 func (e *Everyday) moshWorks(ctx context.Context) (evidence string, err error) {
-	out, err := e.ssh(ctx, nil, "LC_ALL=C.UTF-8", "mosh-server", "new", "-i", "127.0.0.1",
+	out, err := e.use(ctx, "postern", "ssh", "-F", e.sshConfig(), "ssh-lab", "LC_ALL=C.UTF-8", "mosh-server", "new", "-i", "127.0.0.1",
 		"-p", fmt.Sprint(moshPort), "--", "/bin/sh")
 	if err != nil {
 		return "", err
