@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	listFresh = time.Minute     // how long a list is believed
-	listPause = 5 * time.Second // between two questions at least
-	listWait  = 3 * time.Second // for the answer to one
+	listFresh = time.Minute      // how long a list is believed
+	listPause = 5 * time.Second  // between two questions at least
+	listWait  = 3 * time.Second  // for the answer to one
+	listLimit = 20 * time.Second // of one, whoever waits
 )
 
 // directory is what the controller said about the services. It asks in the
@@ -65,7 +66,9 @@ func (d *directory) refreshLocked(found bool) <-chan struct{} {
 	pending := make(chan struct{})
 	d.pending, d.asked = pending, time.Now()
 	d.group.Go(func() {
-		all, err := d.fetch(d.life)
+		ctx, cancel := context.WithTimeout(d.life, listLimit)
+		defer cancel()
+		all, err := d.fetch(ctx)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.pending, d.err = nil, err

@@ -14,6 +14,7 @@ import (
 // Errors that Notify is told, and callers may ask for with errors.Is.
 var (
 	ErrOther    = errors.New("not a service of yours, and this proxy goes nowhere else")
+	ErrUnlisted = errors.New("not a service that you may reach")
 	ErrPort     = errors.New("the service does not listen on that port")
 	ErrName     = errors.New("not a name of a host or service")
 	ErrOwn      = errors.New("an address of this machine, which this proxy does not reach for others")
@@ -48,7 +49,7 @@ func explain(err error) failure {
 		return false
 	}
 	switch {
-	case is(ErrOther, ErrPort, ErrOwn, client.ErrRevoked, client.ErrNotEnrolled), client.IsDenied(err):
+	case is(ErrOther, ErrUnlisted, ErrPort, ErrOwn, client.ErrRevoked, client.ErrNotEnrolled), client.IsDenied(err):
 		return failure{replyNotAllowed, http.StatusForbidden}
 	case is(ErrName):
 		return failure{replyFailed, http.StatusBadRequest}

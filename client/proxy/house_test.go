@@ -10,12 +10,15 @@ import (
 	"net/http"
 	"net/netip"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/control/controltest"
 	"github.com/postern-sdp/postern/internal/testkit"
 )
 
@@ -124,6 +127,35 @@ func newHouse(t *testing.T, change func(*Config)) *house {
 	})
 	t.Cleanup(h.stop)
 	return h
+}
+
+// enrolled returns a device before a real controller and host, on loopback.
+func enrolled(t *testing.T) (*client.Client, *controltest.Host) {
+	t.Helper()
+	c := controltest.New(t)
+	perimeter := c.AddHost()
+	token, err := c.Token(control.RoleClient).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := client.Enroll(t.Context(), token, filepath.Join(t.TempDir(), "id"), "laptop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return device, perimeter
+}
+
+// through makes a house of a device's services.
+func through(t *testing.T, device *client.Client) func(*Config) {
+	return func(config *Config) {
+		dialer := device.Dialer(client.DialerConfig{})
+		t.Cleanup(func() { dialer.Close() })
+		config.Dialer = dialer
+		config.Services = func(ctx context.Context) ([]client.Service, error) {
+			all, err := device.Services(ctx)
+			return all.Services, err
+		}
+	}
 }
 
 // echoTCP answers with what it gets, and ends when it ends.

@@ -2,12 +2,14 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,8 +18,6 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/client"
-	"github.com/postern-sdp/postern/internal/control"
-	"github.com/postern-sdp/postern/internal/control/controltest"
 	"github.com/postern-sdp/postern/internal/testkit"
 )
 
@@ -37,28 +37,18 @@ func web(t *testing.T) string {
 
 // The real curl, through the proxy and a real perimeter.
 func TestCurlReachesAServiceInEveryWay(t *testing.T) {
-	testkit.NoLeak(t)
-	c := controltest.New(t)
-	perimeter := c.AddHost()
+	device, perimeter := enrolled(t)
 	perimeter.SetTarget(web(t))
-	token, err := c.Token(control.RoleClient).Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	device, err := client.Enroll(t.Context(), token, filepath.Join(t.TempDir(), "id"), "laptop")
-	if err != nil {
+	const largeSize = 3 << 20 // bytes: curl waits for a 100 Continue then
+	large := filepath.Join(t.TempDir(), "large")
+	if err := os.WriteFile(large, bytes.Repeat([]byte("x"), largeSize), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, password := range map[string]Password{"open": {}, "password": RandomPassword()} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t, func(config *Config) {
-				dialer := device.Dialer(client.DialerConfig{})
-				t.Cleanup(func() { dialer.Close() })
-				config.Dialer, config.Password = dialer, password
-				config.Services = func(ctx context.Context) ([]client.Service, error) {
-					all, err := device.Services(ctx)
-					return all.Services, err
-				}
+				through(t, device)(config)
+				config.Password = password
 			})
 			at := h.at
 			if user := password.Reveal(); user != nil {
@@ -69,9 +59,8 @@ func TestCurlReachesAServiceInEveryWay(t *testing.T) {
 				{"--proxy", "http://" + at, "--proxytunnel"},
 			} {
 				for _, host := range []string{"echo", "echo.postern.internal"} {
-					out, code := curl(t, append(way, "-T", "http_test.go", "http://"+host+"/path?a;b=%zz")...)
-					if code != 0 || !strings.Contains(out, "PUT /path?a;b=%zz host="+host) ||
-						!strings.Contains(out, "func TestCurlReachesAServiceInEveryWay") {
+					out, code := curl(t, append(way, "-T", large, "http://"+host+"/path?a;b=%zz")...)
+					if code != 0 || !strings.Contains(out, "PUT /path?a;b=%zz host="+host) || len(out) < largeSize {
 						t.Errorf("%v: exit code %d, got %.300q", way, code, out)
 					}
 				}
@@ -294,6 +283,20 @@ func TestWithoutAListBareNamesGoNowhere(t *testing.T) {
 	testkit.Eventually(t, 15*time.Second, "the list is there", func() bool {
 		return h.asks(h.connect(), named(commandConnect, "echo", 7)) == replyOK
 	})
+}
+
+// A page can make a browser ask for any number of names, and a knock is dear.
+func TestANameThatIsNotListedIsNotKnockedFor(t *testing.T) {
+	h := newHouse(t, nil)
+	for i := range 50 {
+		host := fmt.Sprintf("guess%d.postern.internal", i)
+		if reply := h.asks(h.connect(), named(commandConnect, host, 80)); reply != replyNotAllowed {
+			t.Errorf("reply %d", reply)
+		}
+	}
+	if told := <-h.told; !strings.Contains(told, ErrUnlisted.Error()) || len(h.dialer.asked) != 0 {
+		t.Errorf("told %q, dialled %v", told, h.dialer.asked)
+	}
 }
 
 func TestTheListIsAskedForOnceAtATime(t *testing.T) {

@@ -63,10 +63,13 @@ func (s *server) route(ctx context.Context, host string, port uint16) (destinati
 		return d, err
 	case !ours && !listed:
 		return s.other(d)
+	case !listed && err == nil && s.Services != nil:
+		// A page can make a browser ask for names without end: none of them is a knock.
+		return d, fmt.Errorf("%w: %s", ErrUnlisted, name)
 	case listed && listens != 0 && listens != port:
 		return d, fmt.Errorf("%w: %s listens on port %d, not %d", ErrPort, name, listens, port)
 	}
-	d.service = name // listed or not: the controller has the last word
+	d.service = name // the controller has the last word
 	return d, nil
 }
 

@@ -126,7 +126,7 @@ func TestAWrongPortIsRefusedWithTheRightOne(t *testing.T) {
 }
 
 func TestErrorsAreToldInBothProtocols(t *testing.T) {
-	h := newHouse(t, nil)
+	h := newHouse(t, func(c *Config) { c.Services = nil })
 	denied := &client.StatusError{Status: 403}
 	for name, test := range map[string]struct {
 		err          error

@@ -103,14 +103,18 @@ func (p program) runExec(c *cli.Context) error {
 	for _, v := range proxyEnv(l.Addr(), password) {
 		cmd.Env = append(cmd.Env, v[0]+"="+v[1])
 	}
-	return p.runCommand(cmd)
+	return p.runCommand(c.Context, cmd)
 }
 
-// runCommand runs a command to its end, with the signals that we get.
-func (p program) runCommand(cmd *exec.Cmd) error {
+// runCommand runs a command to its end, with the signals that we get. ctx is of before
+// its beginning only.
+func (p program) runCommand(ctx context.Context, cmd *exec.Cmd) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, passedSignals()...)
 	defer signal.Stop(signals)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if err := cmd.Start(); err != nil {
 		return p.cannotRun(cmd.Args[0], err)
 	}

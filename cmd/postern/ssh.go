@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -115,5 +116,5 @@ func hostOf(destination string) string {
 func (p program) runFor(path string, args []string) error {
 	cmd := exec.Command(path, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.in, p.out, p.talk
-	return p.runCommand(cmd)
+	return p.runCommand(context.Background(), cmd)
 }

@@ -31,6 +31,7 @@ type Host struct {
 
 	mu     sync.Mutex // guards what follows
 	target string     // of the one service
+	udp    bool       // it is a UDP service
 	secret map[key.ID]key.HostKnock
 	past   map[key.ID]key.HostKnock // secrets of all sessions ever
 	timers map[key.ID]*time.Timer
@@ -61,6 +62,13 @@ func (h *Host) SetTarget(target string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.target = target
+}
+
+// SetPacketTarget makes the service a UDP service at target.
+func (h *Host) SetPacketTarget(target string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.target, h.udp = target, true
 }
 
 // Start begins to serve, at the same port as before.
@@ -102,6 +110,13 @@ func (h *Host) Start() {
 				return nil, err
 			}
 			return conn.(*net.TCPConn), nil
+		},
+		ConnectPacket: func(ctx context.Context, _ tunnel.Peer) (net.Conn, error) {
+			h.mu.Lock()
+			target := h.target
+			h.mu.Unlock()
+			var d net.Dialer
+			return d.DialContext(ctx, "udp", target)
 		},
 		Log: slog.New(slog.DiscardHandler),
 	})
@@ -169,8 +184,12 @@ func (h *Host) open(session key.ID, length time.Duration) *spa.Grant {
 		timer.Stop()
 	}
 	h.timers[session] = time.AfterFunc(length, func() { h.End(session, tunnel.ReasonExpired) })
+	access := control.Access{}
+	if h.udp {
+		access.Transport = control.TransportUDP
+	}
 	return &spa.Grant{
-		Session: session, Knock: secret, Host: h.ID, Pin: control.PublicKeyPin(h.certificate.Leaf),
+		Flags: access.Flags(), Session: session, Knock: secret, Host: h.ID, Pin: control.PublicKeyPin(h.certificate.Leaf),
 		Addresses: []netip.AddrPort{h.address},
 	}
 }
