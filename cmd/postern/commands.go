@@ -15,6 +15,7 @@ func (p program) commands() []*cli.Command {
 		p.exec(),
 		p.knock(),
 		p.status(),
+		p.doctor(),
 		p.agent(),
 		p.emergency(),
 		p.version(),

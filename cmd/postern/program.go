@@ -67,7 +67,9 @@ func (p program) main(ctx context.Context, args []string) int {
 	if cause := (interrupted{}); errors.As(context.Cause(ctx), &cause) {
 		return exitCode(cause)
 	}
-	p.complain(err)
+	if !told(err) {
+		p.complain(err)
+	}
 	return exitCode(err)
 }
 

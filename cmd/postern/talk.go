@@ -106,12 +106,15 @@ func hints(err error) []string {
 
 // hints are what to check when nobody answers, the likeliest first. Silence is all
 // that a controller gives to a knock it does not accept, so it cannot tell.
-func (e silence) hints() []string {
-	all := []string{
+func (e silence) hints() (all []string) {
+	all = []string{
 		fmt.Sprintf("check, in this order: 1. the clock: it is %s here; it may be at most 90s off",
 			e.now.UTC().Format("2006-01-02 15:04:05 UTC")),
 		"2. the address: " + strings.Join(e.knocked, ", ") + " is where the controller was knocked at",
 		"3. the network: UDP to port " + ports(e.knocked) + " must get out of here; another network may let it",
+	}
+	if !e.enrolling {
+		defer func() { all = append(all, "postern doctor finds out which") }()
 	}
 	when := e.expires.Local().Format(time.DateTime)
 	over := e.now.After(e.expires)
