@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,15 +23,20 @@ import (
 )
 
 // web is a server that shows what it was asked.
-func web(t *testing.T) string {
+func web(t *testing.T) string { return webWith(t, nil) }
+
+// webWith tells of its connections.
+func webWith(t *testing.T, state func(net.Conn, http.ConnState)) string {
 	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s host=%s from=%s body=%s\n", r.Method, r.RequestURI, r.Host, r.RemoteAddr, body)
 		for name, values := range r.Header {
 			fmt.Fprintf(w, "%s=%s\n", name, strings.Join(values, ","))
 		}
 	}))
+	s.Config.ConnState = state
+	s.Start()
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
 }
@@ -106,7 +112,15 @@ func TestWhatBelongsToTheHopStaysHere(t *testing.T) {
 // Logins such as NTLM hold for a connection: one client's must not serve another.
 func TestClientsShareNoConnectionToAService(t *testing.T) {
 	h := newHouse(t, nil)
-	h.dialer.target["web"] = web(t)
+	var open atomic.Int32
+	h.dialer.target["web"] = webWith(t, func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	})
 	from := func(conn net.Conn, in *bufio.Reader) string {
 		io.WriteString(conn, "GET http://web/ HTTP/1.1\r\nHost: x\r\n\r\n")
 		r, err := http.ReadResponse(in, nil)
@@ -124,6 +138,8 @@ func TestClientsShareNoConnectionToAService(t *testing.T) {
 	if first != second || first == other || first == "" {
 		t.Errorf("one client came from %q and %q, the other from %q", first, second, other)
 	}
+	a.Close()
+	testkit.Eventually(t, 5*time.Second, "a client's connections end with it", func() bool { return open.Load() == 1 })
 }
 
 func TestAnUpgradedConnectionGoesBothWays(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -171,12 +172,12 @@ func TestOtherCommandsAndVersionsAreRefused(t *testing.T) {
 		t.Errorf("an unknown family: reply %d", reply)
 	}
 	for what, said := range map[string]string{
-		"SOCKS4":            "\x04\x01\x00\x50\x7f\x00\x00\x01\x00",
-		"TLS":               "\x16\x03\x01\x02\x00",
-		"no known method":   "\x05\x01\x80",
-		"nonsense":          "\x00\x00\x00\x00",
-		"a name of nothing": "\x05\x01\x00" + named(commandConnect, "", 7),
-		"a name with a \\r": "\x05\x01\x00" + named(commandConnect, "echo\r\n", 7),
+		"SOCKS4":              "\x04\x01\x00\x50\x7f\x00\x00\x01\x00",
+		"TLS":                 "\x16\x03\x01\x02\x00",
+		"no known method":     "\x05\x01\x80",
+		"nonsense":            "\x00\x00\x00\x00",
+		"a name of nothing":   "\x05\x01\x00" + named(commandConnect, "", 7),
+		"a name that colours": "\x05\x01\x00" + named(commandConnect, "\x1b[31mecho", 7),
 	} {
 		got := say(t, h.connect(), said, 100) // until it is closed
 		if strings.Contains(got, "\x05\x00\x00") {
@@ -184,6 +185,11 @@ func TestOtherCommandsAndVersionsAreRefused(t *testing.T) {
 		}
 		if what == "SOCKS4" && got != "\x00\x5b\x00\x00\x00\x00\x00\x00" {
 			t.Errorf("SOCKS4 was answered by %q", got)
+		}
+	}
+	for len(h.told) > 0 { // a terminal shows it
+		if told := <-h.told; strings.Contains(told, "\x1b") {
+			t.Errorf("told %q", told)
 		}
 	}
 	if len(h.dialer.asked) != 0 {
@@ -285,8 +291,9 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 	}
 	extra := h.connect()
-	if _, err := extra.Read(make([]byte, 1)); err == nil {
-		t.Error("one more was let in")
+	io.WriteString(extra, "\x05\x01\x00")
+	if _, err := extra.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one more was let in: %v", err)
 	}
 	all[0].Close()
 	testkit.Eventually(t, 5*time.Second, "its place is free", func() bool {

@@ -12,8 +12,9 @@ import (
 
 func TestExecPassesSignalsAndTellsOfThem(t *testing.T) {
 	m := newMachine(t).enrolled()
+	m.web() // the proxy is there until the command has ended
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGQUIT} {
-		l := m.alone("exec", "--", "sh", "-c", "trap 'echo caught; exit 7' "+strings.TrimPrefix(signalName(s), "SIG")+
+		l := m.alone("exec", "--", "sh", "-c", "trap 'curl -sS http://echo/; exit 7' "+strings.TrimPrefix(signalName(s), "SIG")+
 			"; echo ready; while :; do sleep 0.05; done")
 		if l.line(t) != "ready" {
 			t.Fatal("the command does not run")
@@ -21,7 +22,7 @@ func TestExecPassesSignalsAndTellsOfThem(t *testing.T) {
 		if err := l.Process.Signal(s); err != nil {
 			t.Fatal(err)
 		}
-		if r := l.end(); r.code != 7 || r.out != "caught\n" || r.talk != "" {
+		if r := l.end(); r.code != 7 || r.out != "GET for echo\n" || r.talk != "" {
 			t.Errorf("%s: got %+v", s, r)
 		}
 	}
