@@ -61,18 +61,23 @@ func (a administration) CreateToken(_ context.Context, r api.TokenRequest) (api.
 	if err != nil {
 		return api.TokenCreated{}, told(err)
 	}
-	text, err := control.JoinToken{
+	token := control.JoinToken{
 		Controller: a.config.Name, Addresses: a.config.knockAddresses(a.addresses.Knock.Port()), PublicKey: a.private.Public(),
 		Token: t.ID, Knock: t.Knock, Role: t.Role, Expires: t.Expires,
 		RootPin: control.PublicKeyPin(a.authority.Root()),
-	}.Encode()
+	}
+	text, err := token.Encode()
 	if err != nil { // nobody could use it
 		return api.TokenCreated{}, errors.Join(err, d.registry.RevokeToken(t.ID))
 	}
 	d.putToken(t)
 	a.log.Info("join token created", logkeys.Token, t.ID, logkeys.Role, t.Role, logkeys.Name, t.Name,
 		logkeys.User, t.User, logkeys.Deadline, t.Expires)
-	return api.TokenCreated{TokenInfo: tokenInfo(t), Text: text}, nil
+	link, err := token.Invitation()
+	if err != nil { // the text form does
+		a.log.Warn("no invitation for a join token", logkeys.Token, t.ID, logkeys.Error, err)
+	}
+	return api.TokenCreated{TokenInfo: tokenInfo(t), Text: text, Invitation: link}, nil
 }
 
 func tokenInfo(t identity.Token) api.TokenInfo {

@@ -274,6 +274,7 @@ func TestNoSecretIsLogged(t *testing.T) {
 	device, _ := s.directory.machine(s.device.ID)
 	secrets := []string{
 		strings.TrimPrefix(made.Text, "postern-join:")[:40],
+		made.Invitation[len(made.Invitation)/2:],
 		strings.TrimPrefix(order.Knock.Reveal(), "postern-host-knock-secret:"),
 		strings.TrimPrefix(device.Knock.Reveal(), "postern-knock-secret:"),
 		strings.TrimPrefix(s.private.Reveal(), "postern-controller-private:"),

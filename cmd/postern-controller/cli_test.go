@@ -17,6 +17,7 @@ import (
 
 	"github.com/postern-sdp/postern/controller/api"
 	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/qrcode"
 	"github.com/postern-sdp/postern/internal/testkit"
 )
 
@@ -159,6 +160,7 @@ func TestAnAdministratorsDay(t *testing.T) {
 		t.Errorf("token list: %+v", tokens)
 	}
 	s.ok("token", "revoke", token.Token.String())
+	s.invitations()
 	s.ok("grant", "add", "ana", "ssh", "--for", "1h")
 	var grants []api.GrantInfo
 	decode(t, s.ok("grant", "list", "--json"), &grants)
@@ -184,6 +186,42 @@ func TestAnAdministratorsDay(t *testing.T) {
 		t.Errorf("status: %+v", status)
 	}
 	s.refusals()
+}
+
+// invitations makes tokens in each form, and withdraws them.
+func (s *shell) invitations() {
+	s.t.Helper()
+	create := func(more ...string) string {
+		return s.ok(append([]string{"token", "create", "--role", "client", "--user", "ana"}, more...)...)
+	}
+	revoke := func(text string) {
+		token, err := control.ParseJoinToken(text)
+		if err != nil {
+			s.t.Errorf("%q: %v", text, err)
+		}
+		s.ok("token", "revoke", token.Token.String())
+	}
+	link := create("--invitation")
+	if !strings.HasPrefix(link, "postern://gate.test/") {
+		s.t.Errorf("--invitation printed %q", link)
+	}
+	revoke(link)
+	lines := strings.Split(strings.TrimSpace(create("--qr")), "\n")
+	last := lines[len(lines)-1]
+	want, err := qrcode.Draw(last, false)
+	if err != nil || strings.Join(lines[:len(lines)-1], "\n")+"\n" != want {
+		s.t.Errorf("--qr did not draw %q: %v", last, err)
+	}
+	revoke(last)
+	var both api.TokenCreated
+	decode(s.t, create("--json"), &both)
+	text, errText := control.ParseJoinToken(both.Text)
+	invited, errLink := control.ParseJoinToken(both.Invitation)
+	if errText != nil || errLink != nil || text.Token != invited.Token || !text.Knock.Equal(invited.Knock) {
+		s.t.Errorf("two forms of two tokens: %v, %v", errText, errLink)
+	}
+	revoke(both.Text)
+	s.fails(exitUsage, "token", "create", "--role", "client", "--user", "ana", "--qr", "--json")
 }
 
 func (s *shell) refusals() {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -68,6 +69,16 @@ func sayCut(c *cli.Context, cut api.Cut, format string, args ...any) error {
 			"it is back, or at their deadline", text, cut.Sessions)
 	}
 	return nil
+}
+
+// colours reports whether out is a terminal that wants them.
+func colours(out io.Writer) bool {
+	f, isFile := out.(*os.File)
+	if !isFile || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func when(t time.Time) string {

@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/controller/api"
 	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/qrcode"
 	"github.com/postern-sdp/postern/spa/key"
 )
 
@@ -22,13 +24,17 @@ func tokenCommand() *cli.Command {
 				Name:  "create",
 				Usage: "make a join token and print it, this once",
 				UsageText: "postern-controller token create --role client|host [--user USER] [--name NAME]" +
-					" [--expires 15m] [--json]",
+					" [--expires 15m] [--invitation] [--qr] [--json]",
 				Description: `Prints a token that lets one machine enrol, once. It is a secret until it is used: who
 has it can enrol in that machine's place. A client's device acts for the user.
 
+With --invitation it is a link, postern://CONTROLLER/..., which is shorter; with --qr
+that is drawn as a QR code, too. All forms enrol alike.
+
 Examples:
   $ postern-controller token create --role client --user ana --name anas-laptop
-  $ postern-controller token create --role host --name web --expires 1h`,
+  $ postern-controller token create --role host --name web --expires 1h
+  $ postern-controller token create --role client --user ana --qr`,
 				OnUsageError: asUsage,
 				Action:       tokenCreate,
 				Flags: []cli.Flag{
@@ -36,6 +42,8 @@ Examples:
 					&cli.StringFlag{Name: "user", Usage: "`USER` a client's device acts for"},
 					&cli.StringFlag{Name: "name", Usage: "`NAME` of the machine (default: what it calls itself)"},
 					&cli.DurationFlag{Name: "expires", Value: 15 * time.Minute, Usage: "valid for this `TIME`"},
+					&cli.BoolFlag{Name: "invitation", Usage: "print the token as a link, postern://..."},
+					&cli.BoolFlag{Name: "qr", Usage: "draw the invitation as a QR code above it"},
 					jsonFlag(),
 				},
 			},
@@ -65,6 +73,8 @@ func tokenCreate(c *cli.Context) error {
 		return usagef("--user is missing: whom will the device act for?")
 	case role == control.RoleHost && c.String("user") != "":
 		return usagef("--user is for clients only")
+	case c.Bool("qr") && c.Bool(flagJSON):
+		return usagef("--qr draws and --json does not: take one")
 	}
 	a, err := admin(c)
 	if err != nil {
@@ -80,13 +90,37 @@ func tokenCreate(c *cli.Context) error {
 	if c.Bool(flagJSON) {
 		return printJSON(c.App.Writer, t)
 	}
-	fmt.Fprintln(c.App.Writer, t.Text)
+	if err := printToken(c, t); err != nil {
+		return err
+	}
 	command := "postern enroll"
 	if role == control.RoleHost {
 		command = "postern-host enroll"
 	}
 	say(c, "token %s, valid until %s, for: %s TOKEN", t.ID, when(t.Expires), command)
 	return nil
+}
+
+// printToken prints the token in the form that was asked for.
+func printToken(c *cli.Context, t api.TokenCreated) error {
+	out, text := c.App.Writer, t.Text
+	if c.Bool("invitation") || c.Bool("qr") {
+		if text = t.Invitation; text == "" {
+			say(c, "the controller gives no invitation, see its log; this is the join token")
+			text = t.Text
+		}
+	}
+	if c.Bool("qr") {
+		drawn, err := qrcode.Draw(text, colours(out))
+		if err != nil {
+			say(c, "%v", err) // the token is made, and is not to be had again
+		}
+		if _, err := io.WriteString(out, drawn); err != nil {
+			return fmt.Errorf("write QR code: %w", err)
+		}
+	}
+	_, err := fmt.Fprintln(out, text)
+	return err
 }
 
 func tokenList(c *cli.Context) error {

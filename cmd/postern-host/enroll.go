@@ -19,9 +19,9 @@ func (p program) enroll() *cli.Command {
 	return &cli.Command{
 		Name:      "enroll",
 		Usage:     "make this machine known to a controller with a join token",
-		UsageText: "postern-host enroll [--config FILE] [--name NAME] TOKEN | @FILE | -",
+		UsageText: "postern-host enroll [--config FILE] [--name NAME] TOKEN|INVITATION|@FILE|-",
 		Description: `The token comes from the controller's administrator (postern-controller token
-create) and works once. Everybody on the machine can read the arguments of a
+create) and works once; an invitation, postern://..., is the same as a link. Everybody on the machine can read the arguments of a
 running program: give the token as @FILE, or - for standard input.
 
 The machine makes its own key, which never leaves it. The identity goes into the

@@ -69,6 +69,15 @@ func (m *machine) commandOf(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
+func (m *machine) invitation(role control.Role) string {
+	m.t.Helper()
+	text, err := m.c.Token(role).Invitation()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return text
+}
+
 type result struct {
 	code      int
 	out, talk string
@@ -161,6 +170,50 @@ func TestErrorsOfEnrolmentHelpAndKeepTheSecret(t *testing.T) {
 	m.run("", "enroll", host).want(t, exitFailed, "for a host", "hint: ", "postern-host enroll")
 	m.enrolled()
 	m.run("", "enroll", m.token()).want(t, exitFailed, "already enrolled", "hint: ")
+}
+
+func TestEnrolTakesAnInvitationFromAnywhere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "invitation")
+	for _, from := range []string{"argument", "file", "stdin"} {
+		m := newMachine(t)
+		link := m.invitation(control.RoleClient)
+		argument, stdin := link, ""
+		switch from {
+		case "file":
+			argument = "@" + path
+			if err := os.WriteFile(path, []byte(link+"\r\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		case "stdin":
+			argument, stdin = "-", link+"\n"
+		}
+		m.run(stdin, "enroll", argument).want(t, exitOK, "postern: enrolled at test.example")
+		m.run("", "services").want(t, exitOK)
+	}
+}
+
+func TestWhatIsWrongWithAnInvitationIsSaid(t *testing.T) {
+	m := newMachine(t)
+	link := m.invitation(control.RoleClient)
+	changed := []byte(link)
+	changed[60] ^= 3
+	for want, bad := range map[string]string{
+		"cut short": link[:len(link)-5], "damaged": string(changed), "for a host": m.invitation(control.RoleHost),
+	} {
+		r := m.run(bad, "enroll", "-")
+		r.want(t, exitFailed, want, "hint: ")
+		if strings.Contains(r.talk+r.out, bad[30:50]) || strings.Contains(r.talk+r.out, bad[70:90]) {
+			t.Errorf("%s: it is quoted:\n%s", want, r.talk)
+		}
+	}
+	over := m.c.Token(control.RoleClient)
+	over.Expires = time.Now().Add(-time.Hour)
+	text, err := over.Invitation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	m.run("", "--timeout", "200ms", "enroll", text).want(t, exitNoAnswer, "the join token has expired", "ask for a new one")
 }
 
 func TestWithoutAnIdentityTheNextStepIsTold(t *testing.T) {

@@ -20,15 +20,19 @@ const maxTokenFile = 16 << 10
 func (p program) enroll() *cli.Command {
 	return &cli.Command{
 		Name:      "enroll",
-		Usage:     "give this device an identity, with a join token",
-		ArgsUsage: "TOKEN|@FILE|-",
-		UsageText: "postern enroll [--name NAME] [--json] TOKEN|@FILE|-",
+		Usage:     "give this device an identity, with an invitation or a join token",
+		ArgsUsage: "INVITATION|TOKEN|@FILE|-",
+		UsageText: "postern enroll [--name NAME] [--json] INVITATION|TOKEN|@FILE|-",
 		Description: `Makes a key that never leaves this device, proves it to the controller, and
-stores the identity it gets in return. A join token works once. It is a secret: in
-a file or on standard input (-) nobody sees it in the list of processes.
+stores the identity it gets in return. An invitation (postern://...) or join token
+(postern-join:...) works once. It is a secret: everybody on this machine can read the
+arguments of a running program, so give it in a file, or on standard input (-), where
+that matters; and take it out of the shell's history.
 
-   $ postern enroll @join-token
-   $ pass show postern/join | postern enroll -`,
+   $ postern enroll -                          (paste it, end the line, Ctrl-D)
+   $ postern enroll @invitation
+   $ zbarcam --raw --oneshot | postern enroll -    (a QR code, before the camera)
+   $ postern enroll postern://gate.example/AQFx...`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "`NAME` to be known by (default: this machine's)"},
 			jsonFlag(),

@@ -74,9 +74,11 @@ func hints(err error) []string {
 	case errors.Is(err, client.ErrPublicListen):
 		return []string{"listen on 127.0.0.1, or add --listen-anyone if others shall use your session"}
 	case errors.Is(err, client.ErrNotEnrolled):
-		return []string{"get a join token from your administrator, then: postern enroll @FILE"}
+		return []string{"get an invitation from your administrator, then: postern enroll -"}
 	case errors.Is(err, client.ErrEnrolled):
 		return []string{"move that folder away to enrol anew, or choose another with --identity FOLDER"}
+	case errors.Is(err, client.ErrJoinToken):
+		return []string{"your administrator makes one with: postern-controller token create --role client --invitation"}
 	case errors.Is(err, client.ErrTokenRole):
 		return []string{"ask your administrator for a client's join token; " +
 			"a host's is for postern-host enroll"}

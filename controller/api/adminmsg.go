@@ -19,7 +19,8 @@ type TokenRequest struct {
 // TokenCreated is the only answer that ever holds a join token's text.
 type TokenCreated struct {
 	TokenInfo
-	Text string `json:"join_token"`
+	Text       string `json:"join_token"`
+	Invitation string `json:"invitation,omitempty"` // the same as a link; none where it does not fit into one
 }
 
 // TokenInfo is a join token without its secret.

@@ -24,7 +24,8 @@ const (
 
 // Errors of join tokens. None quotes the token: it is a secret.
 var (
-	ErrJoinToken        = errors.New("not a join token: copy it whole, from postern-join: to its end")
+	ErrJoinToken = errors.New("not a join token: copy it whole, " +
+		"from postern-join: or postern:// to its end")
 	ErrJoinTokenLong    = errors.New("the controller's addresses are too long for a join token")
 	ErrJoinTokenVersion = errors.New("the join token is of a newer version: update this program")
 )
@@ -75,9 +76,12 @@ func (t JoinToken) Encode() (string, error) {
 	return text, nil
 }
 
-// ParseJoinToken reads what Encode wrote, with white space around it.
+// ParseJoinToken reads what Encode or Invitation wrote, with white space around it.
 func ParseJoinToken(text string) (JoinToken, error) {
 	text = strings.TrimSpace(text)
+	if strings.HasPrefix(text, invitationPrefix) {
+		return parseInvitation(text)
+	}
 	body, ok := strings.CutPrefix(text, joinTokenPrefix)
 	if !ok || len(text) > maxJoinToken {
 		return JoinToken{}, ErrJoinToken

@@ -1,0 +1,2 @@
+// Package qrcode draws QR codes on terminals.
+package qrcode
