@@ -24,10 +24,9 @@ FORCE:
 packages:
 	GO='$(GO)' VERSION='$(VERSION)' configs/packages/build.sh
 
-# The client also runs on macOS and Windows.
-cross:
-	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/postern
-	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/postern
+# The client also runs on macOS and Windows, and on ARM.
+cross: deps
+	GO=$(GO) .ci/cross
 
 # Everything the README promises: unit, conformance in network namespaces and
 # end-to-end with the real binaries, all under the race detector, then the fuzz

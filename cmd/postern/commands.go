@@ -11,6 +11,7 @@ func (p program) commands() []*cli.Command {
 		p.sshConfig(),
 		p.connect(),
 		p.up(),
+		p.service(),
 		p.proxy(),
 		p.exec(),
 		p.knock(),
