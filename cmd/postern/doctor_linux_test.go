@@ -31,15 +31,6 @@ type doctorReport struct {
 	Failures         int
 }
 
-func (r doctorReport) state(name string) string {
-	for _, c := range r.Checks {
-		if c.Name == name {
-			return c.State
-		}
-	}
-	return "missing"
-}
-
 func (m *machine) doctor(args ...string) (doctorReport, result) {
 	m.t.Helper()
 	r := m.run("", append([]string{"--timeout", "1s", "doctor", "--json", "--no-probe"}, args...)...)

@@ -262,7 +262,7 @@ func (k *keeper) hintNames(c *cli.Context) {
 // asRoot adds what to do to an error of rights.
 func asRoot(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: this takes root: sudo postern up ...", err)
+		return fmt.Errorf("%w: it takes root, so put sudo in front", err)
 	}
 	return err
 }
