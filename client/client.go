@@ -140,18 +140,19 @@ type Services = control.ServicesResponse
 // SessionInfo is one live session of this device's.
 type SessionInfo = control.SessionInfo
 
-// Services asks the controller what this device may reach.
+// Services asks the controller what this device may reach, and keeps the answer for
+// [CachedServices].
 func (c *Client) Services(ctx context.Context) (Services, error) {
 	api, err := c.dial(ctx)
 	if err != nil {
 		return Services{}, err
 	}
 	defer api.Close()
-	found, err := api.Services(ctx)
+	list, err := api.Services(ctx)
 	if err == nil {
-		c.remember(found)
+		c.cache(list)
 	}
-	return found, err
+	return list, err
 }
 
 // Sessions asks the controller for this device's live sessions.

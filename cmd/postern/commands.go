@@ -18,6 +18,7 @@ func (p program) commands() []*cli.Command {
 		p.status(),
 		p.doctor(),
 		p.agent(),
+		p.profile(),
 		p.emergency(),
 		p.version(),
 		p.completion(),

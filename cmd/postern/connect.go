@@ -53,7 +53,8 @@ A UDP service is offered on a local UDP port ("udp 127.0.0.1:40000").`,
 			&cli.BoolFlag{Name: "no-renew", Usage: "end at the session's first deadline"},
 			jsonFlag(),
 		},
-		Action: p.runConnect,
+		Action:       p.runConnect,
+		BashComplete: p.completeService,
 	}
 }
 

@@ -44,7 +44,8 @@ failed, as for every command (see postern --help).`,
 			&cli.StringSliceFlag{Name: "probe", Usage: "ask this one instead: `KIND=WHERE`, with web=URL, dns=ADDRESS or stun=ADDRESS"},
 			jsonFlag(),
 		},
-		Action: p.runDoctor,
+		Action:       p.runDoctor,
+		BashComplete: p.completeService,
 	}
 }
 

@@ -22,7 +22,7 @@ func (p program) enroll() *cli.Command {
 		Name:      "enroll",
 		Usage:     "give this device an identity, with an invitation or a join token",
 		ArgsUsage: "INVITATION|TOKEN|@FILE|-",
-		UsageText: "postern enroll [--name NAME] [--json] INVITATION|TOKEN|@FILE|-",
+		UsageText: "postern enroll [--profile NAME] [--name NAME] [--json] INVITATION|TOKEN|@FILE|-",
 		Description: `Makes a key that never leaves this device, proves it to the controller, and
 stores the identity it gets in return. An invitation (postern://...) or join token
 (postern-join:...) works once. It is a secret: everybody on this machine can read the
@@ -32,7 +32,11 @@ that matters; and take it out of the shell's history.
    $ postern enroll -                          (paste it, end the line, Ctrl-D)
    $ postern enroll @invitation
    $ zbarcam --raw --oneshot | postern enroll -    (a QR code, before the camera)
-   $ postern enroll postern://gate.example/AQFx...`,
+   $ postern enroll postern://gate.example/AQFx...
+
+Where this device has an identity already, --profile NAME keeps another one beside it.
+
+   $ postern enroll --profile work -`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "`NAME` to be known by (default: this machine's)"},
 			jsonFlag(),
@@ -50,7 +54,7 @@ func (p program) runEnroll(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	path, err := folder(c)
+	path, name, err := chosen(c)
 	if err != nil {
 		return err
 	}
@@ -60,10 +64,18 @@ func (p program) runEnroll(c *cli.Context) error {
 		return explainToken(token, err)
 	}
 	status := device.Status()
+	used, err := useIfFirst(name)
+	if err != nil {
+		return err
+	}
 	if c.Bool("json") {
-		return p.printJSON(status)
+		return p.printJSON(statusJSON{Status: status, Profile: name})
 	}
 	p.sayf("enrolled at %s as %s", status.Controller, status.Name)
+	if !used {
+		p.hintf("postern --profile %s COMMAND uses it, postern profile use %s makes it the one in use", name, name)
+		return nil
+	}
 	p.hintf("postern services lists what you may reach")
 	return nil
 }

@@ -26,8 +26,9 @@ deadline: any program may speak to the address that is printed.
 
    $ postern knock ssh
    $ postern knock db && psql -h 198.51.100.30`,
-		Flags:  []cli.Flag{forFlag(), jsonFlag()},
-		Action: p.runKnock,
+		Flags:        []cli.Flag{forFlag(), jsonFlag()},
+		Action:       p.runKnock,
+		BashComplete: p.completeService,
 	}
 }
 

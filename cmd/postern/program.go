@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/client/profile"
 	"github.com/postern-sdp/postern/internal/cmdline"
 	"github.com/postern-sdp/postern/internal/version"
 )
@@ -57,6 +58,9 @@ func (i interrupted) Error() string { return "ended by signal: " + i.signal.Stri
 // main runs one command line and returns the exit code.
 func (p program) main(ctx context.Context, args []string) int {
 	app := p.app()
+	if p.complete(args) {
+		return exitOK
+	}
 	err := app.RunContext(ctx, cmdline.Reorder(app, args))
 	if err == nil {
 		return exitOK
@@ -90,7 +94,7 @@ func (p program) app() *cli.App {
 	app := &cli.App{
 		Name:                 "postern",
 		Usage:                "reach services that Postern protects",
-		UsageText:            "postern [--identity FOLDER] COMMAND [OPTION]...",
+		UsageText:            "postern [--profile NAME] COMMAND [OPTION]...",
 		Description:          description,
 		HideVersion:          true, // there is a command for it
 		Version:              version.Version,
@@ -104,8 +108,9 @@ func (p program) app() *cli.App {
 		Flags: []cli.Flag{
 			&cli.PathFlag{
 				Name: "identity", EnvVars: []string{"POSTERN_IDENTITY"}, TakesFile: true,
-				Usage: "`FOLDER` of this device's identity (default: postern in your configuration folder)",
+				Usage: "`FOLDER` of this device's identity, whatever profile is in use",
 			},
+			profileFlag(),
 			&cli.DurationFlag{
 				Name: "timeout", Value: 5 * time.Second,
 				Usage: "how long a knock waits for its answer",
@@ -120,10 +125,16 @@ func (p program) app() *cli.App {
 		},
 	}
 	app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
-	for _, c := range app.Commands {
-		c.OnUsageError = app.OnUsageError
-	}
+	usageErrors(app.Commands, app.OnUsageError)
 	return app
+}
+
+// usageErrors lets commands and their subcommands make wrong options a usageError.
+func usageErrors(commands []*cli.Command, make cli.OnUsageErrorFunc) {
+	for _, c := range commands {
+		c.OnUsageError = make
+		usageErrors(c.Subcommands, make)
+	}
 }
 
 func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON"} }
@@ -135,10 +146,8 @@ func (p program) printJSON(v any) error {
 }
 
 func folder(c *cli.Context) (string, error) {
-	if path := c.Path("identity"); path != "" {
-		return path, nil
-	}
-	return client.DefaultFolder()
+	path, _, err := chosen(c)
+	return path, err
 }
 
 func open(c *cli.Context) (*client.Client, error) {
@@ -175,7 +184,7 @@ func exitCode(err error) int {
 		return exitTerminated
 	case errors.As(err, &signal):
 		return exitInterrupted
-	case errors.As(err, &usage), errors.Is(err, client.ErrPublicListen):
+	case errors.As(err, &usage), errors.Is(err, client.ErrPublicListen), errors.Is(err, profile.ErrName):
 		return exitUsage
 	case client.IsDenied(err):
 		return exitDenied

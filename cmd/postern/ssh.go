@@ -33,6 +33,7 @@ exit code is ssh's own.
 
 For plain ssh, scp, sftp, rsync, git and editors: postern ssh-config --install`,
 		SkipFlagParsing: true,
+		BashComplete:    p.completeService,
 		Action:          p.runSSH,
 	}
 }
@@ -73,6 +74,8 @@ func carrier(c *cli.Context) ([]string, error) {
 			return nil, fmt.Errorf("find this device's identity: %w", err)
 		}
 		command = append(command, "--identity", path)
+	} else if name := c.String("profile"); name != "" {
+		command = append(command, "--profile", name)
 	}
 	return append(command, "connect", "--stdio", "--"), nil
 }

@@ -43,7 +43,8 @@ now and then; with --json as well, each look is one line.`,
 
 type statusJSON struct {
 	client.Status
-	Here     []agent.Process      `json:"here"` // this person's running commands
+	Here     []agent.Process      `json:"here"`              // this person's running commands
+	Profile  string               `json:"profile,omitempty"` // none for a folder named by hand
 	Answers  *bool                `json:"controller_answers,omitempty"`
 	Sessions []client.SessionInfo `json:"sessions,omitempty"`
 }
@@ -60,6 +61,7 @@ func (p program) runStatus(c *cli.Context) error {
 		return p.watch(c, device)
 	}
 	status, asked := look(c.Context, device, !c.Bool("local"))
+	_, status.Profile, _ = chosen(c) // open has been through it
 	if c.Bool("json") {
 		err = p.printJSON(status)
 	} else {
@@ -89,6 +91,9 @@ func printStatus(out io.Writer, s statusJSON, now time.Time) error {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
 	row("device\t%s (%s)", s.Name, s.Device)
+	if s.Profile != "" {
+		row("profile\t%s", s.Profile)
+	}
 	row("identity\t%s", s.Folder)
 	row("controller\t%s at %s", s.Controller, strings.Join(s.Addresses, ", "))
 	when := "expires"

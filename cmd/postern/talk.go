@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/client/profile"
 )
 
 // How this program talks:
@@ -67,16 +68,20 @@ func hints(err error) []string {
 	switch {
 	case errors.As(err, &quiet):
 		return quiet.hints()
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, profile.ErrName):
 		return []string{"postern COMMAND --help shows what there is"}
 	case errors.Is(err, client.ErrStillShut):
 		return emergencyHints()
 	case errors.Is(err, client.ErrPublicListen):
 		return []string{"listen on 127.0.0.1, or add --listen-anyone if others shall use your session"}
 	case errors.Is(err, client.ErrNotEnrolled):
-		return []string{"get an invitation from your administrator, then: postern enroll -"}
+		return []string{"get an invitation from your administrator, then: postern enroll -",
+			"postern profile list shows the identities that this device has"}
 	case errors.Is(err, client.ErrEnrolled):
-		return []string{"move that folder away to enrol anew, or choose another with --identity FOLDER"}
+		return []string{"to have both identities, enrol under a name of its own: postern enroll --profile NAME",
+			"to enrol anew, first: postern profile remove"}
+	case errors.Is(err, profile.ErrNone):
+		return []string{"postern profile list shows what there is"}
 	case errors.Is(err, client.ErrJoinToken):
 		return []string{"your administrator makes one with: postern-controller token create --role client --invitation"}
 	case errors.Is(err, client.ErrTokenRole):

@@ -56,7 +56,8 @@ that you may not listen on is offered 10000 higher.`,
 			&cli.StringFlag{Name: "root", Value: "/", Hidden: true, Usage: "`FOLDER` that the system's files are in"},
 			jsonFlag(),
 		},
-		Action: p.runUp,
+		Action:       p.runUp,
+		BashComplete: p.completeService,
 	}
 }
 
@@ -149,13 +150,13 @@ func (p program) keepUp(c *cli.Context, device *client.Client, server netip.Addr
 		})
 	}
 	defer p.publish(ctx, device, "up", d.Sessions)()
-	known, err := client.KnownServices(device.Status().Folder)
-	if err != nil {
+	known, err := client.CachedServices(device.Status().Folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		p.sayf("%v", err)
 	}
 	k.hintNames(c)
 	var refused error
-	up.Follow(ctx, device.Services, known, k.again, func(services []client.Service, err error) {
+	up.Follow(ctx, device.Services, known.Services, k.again, func(services []client.Service, err error) {
 		if err != nil {
 			if !isSilence(err) && !errors.Is(err, client.ErrNoControl) {
 				refused = explain(device, err)

@@ -52,6 +52,7 @@ func (p program) watch(c *cli.Context, device *client.Client) error {
 			last, asked = status, time.Now()
 		}
 		status.Sessions, status.Answers = last.Sessions, last.Answers
+		_, status.Profile, _ = chosen(c)
 		if err := show(status); err != nil {
 			return fmt.Errorf("write status: %w", err)
 		}

@@ -10,11 +10,27 @@ import (
 // CommandLine is the ArgsUsage of commands that run another one.
 const CommandLine = "COMMAND [ARGUMENT]..."
 
-// Reorder puts the options of the last command before its arguments, because the
-// library stops reading options at the first argument: "add ssh --host web" is
-// what people type. What follows a "--" is left alone.
+// completionFlag is the last argument when a shell asks for completions.
+const completionFlag = "--generate-bash-completion"
+
+// Completing reports whether a shell asks what could follow the arguments.
+func Completing(args []string) bool { return len(args) > 1 && args[len(args)-1] == completionFlag }
+
+// Reorder puts the options of the last command before its arguments, and the
+// program's own before the command, because the library stops reading options at the
+// first argument: "add ssh --host web --timeout 1s" is what people type. What follows
+// a "--" is left alone, and so are the arguments of a command that reads them itself.
 func Reorder(app *cli.App, args []string) []string {
+	if Completing(args) { // the question has to stay the last
+		last := len(args) - 1
+		return slices.Concat(reorder(app, args[:last], false), args[last:])
+	}
+	return reorder(app, args, true)
+}
+
+func reorder(app *cli.App, args []string, own bool) []string {
 	commands, flags := app.Commands, app.Flags
+	first := 0 // where the command begins
 	for i := 1; i < len(args); i++ {
 		if strings.HasPrefix(args[i], "-") {
 			if args[i] == "--" {
@@ -32,12 +48,40 @@ func Reorder(app *cli.App, args []string) []string {
 		if commands[at].SkipFlagParsing || commands[at].ArgsUsage == CommandLine {
 			return args // they are another program's
 		}
+		if first == 0 {
+			first = i
+		}
 		flags = commands[at].Flags
 		if commands = commands[at].Subcommands; len(commands) == 0 {
-			return slices.Concat(args[:i+1], optionsFirst(flags, args[i+1:]))
+			global, rest := programOptions(app.Flags, flags, args[i+1:])
+			if own {
+				rest = optionsFirst(flags, rest)
+			}
+			return slices.Concat(args[:first], global, args[first:i+1], rest)
 		}
 	}
 	return args
+}
+
+// programOptions takes those of the program's options out of args that the command,
+// with its own flags, does not have.
+func programOptions(program, command []cli.Flag, args []string) (global, rest []string) {
+	for len(args) > 0 {
+		if args[0] == "--" {
+			return global, append(rest, args...)
+		}
+		flags, to := command, &rest
+		if !has(command, args[0]) && has(program, args[0]) {
+			flags, to = program, &global
+		}
+		n := 1
+		if takesValue(flags, args[0]) {
+			n = min(2, len(args))
+		}
+		*to = append(*to, args[:n]...)
+		args = args[n:]
+	}
+	return global, rest
 }
 
 func optionsFirst(flags []cli.Flag, args []string) []string {
@@ -65,15 +109,26 @@ func optionsFirst(flags []cli.Flag, args []string) []string {
 
 // takesValue reports whether the option's value is the next argument.
 func takesValue(flags []cli.Flag, option string) bool {
-	name := strings.TrimLeft(option, "-")
-	if strings.Contains(name, "=") {
+	if strings.Contains(option, "=") {
 		return false
 	}
+	f := find(flags, option)
+	_, isBool := f.(*cli.BoolFlag)
+	return f != nil && !isBool
+}
+
+func has(flags []cli.Flag, option string) bool { return find(flags, option) != nil }
+
+// find returns the flag that an argument like --name or --name=value sets, or nil.
+func find(flags []cli.Flag, option string) cli.Flag {
+	if !strings.HasPrefix(option, "-") {
+		return nil
+	}
+	name, _, _ := strings.Cut(strings.TrimLeft(option, "-"), "=")
 	for _, f := range flags {
 		if slices.Contains(f.Names(), name) {
-			_, isBool := f.(*cli.BoolFlag)
-			return !isBool
+			return f
 		}
 	}
-	return false
+	return nil
 }

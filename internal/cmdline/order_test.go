@@ -19,6 +19,7 @@ func TestOptionsMayFollowArguments(t *testing.T) {
 				{Name: "add", Flags: []cli.Flag{&cli.StringFlag{Name: "host"}, &cli.StringFlag{Name: "target"}}},
 				{Name: "list", Flags: []cli.Flag{&cli.BoolFlag{Name: "json"}}},
 			}},
+			{Name: "raw", SkipFlagParsing: true},
 		},
 	}
 	for given, want := range map[string]string{
@@ -43,6 +44,16 @@ func TestOptionsMayFollowArguments(t *testing.T) {
 		"--unknown service add ssh --host web":    "--unknown service add --host web -- ssh",
 		"service nosuch ssh --host web":           "service nosuch ssh --host web",
 		"-- service add ssh --host web":           "-- service add ssh --host web",
+		"connect ssh --timeout 1s --stdio":        "--timeout 1s connect --stdio -- ssh",
+		"service list --config f --json":          "--config f service list --json",
+		"connect --for --timeout ssh":             "connect --for --timeout -- ssh",
+		"connect ssh -- --timeout 1s":             "connect -- ssh --timeout 1s",
+		"connect ssh --timeout":                   "--timeout connect -- ssh",
+		"--timeout 1s connect --timeout=2s a":     "--timeout 1s --timeout=2s connect -- a",
+		"raw ssh --timeout 1s -v":                 "raw ssh --timeout 1s -v",
+
+		"connect ssh --generate-bash-completion":       "connect ssh --generate-bash-completion",
+		"connect --timeout --generate-bash-completion": "--timeout connect --generate-bash-completion",
 	} {
 		got := Reorder(app, append([]string{"postern"}, strings.Fields(given)...))
 		if s := strings.Join(got[1:], " "); s != want {

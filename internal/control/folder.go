@@ -26,6 +26,9 @@ const (
 	identityFile    = "identity.json"
 	contactFile     = "contact.json" // hints for the next knock: may be missing or damaged
 
+	// ServicesFile is the last list of services, of whoever may want it: may be missing.
+	ServicesFile = "services.json"
+
 	identityVersion = 1
 	privateFile     = fs.FileMode(0o600)
 	privateFolder   = fs.FileMode(0o700)
@@ -177,7 +180,7 @@ func SaveIdentity(folder string, e *Enrolled) (err error) {
 			os.Remove(folder) // only when empty
 		}
 	}()
-	if _, err := os.Lstat(filepath.Join(folder, identityFile)); err == nil {
+	if HasIdentity(folder) {
 		return fmt.Errorf("%w: there is an identity in %s", ErrEnrolled, folder)
 	}
 	files, err := e.files()
@@ -192,6 +195,26 @@ func SaveIdentity(folder string, e *Enrolled) (err error) {
 		}
 	}
 	e.folder = folder
+	return nil
+}
+
+// HasIdentity reports whether there is an identity in folder, be it a usable one or not.
+func HasIdentity(folder string) bool {
+	_, err := os.Lstat(filepath.Join(folder, identityFile))
+	return err == nil
+}
+
+// RemoveIdentity deletes the identity in folder, and the folder if nothing else is in
+// it. Whenever it is interrupted, there is either all of the identity or none.
+func RemoveIdentity(folder string) error {
+	for _, name := range []string{
+		identityFile, keyFile, certificateFile, authorityFile, contactFile, ServicesFile,
+	} {
+		if err := os.Remove(filepath.Join(folder, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove identity: %w", err)
+		}
+	}
+	_ = os.Remove(folder) // other things in it are none of ours
 	return nil
 }
 

@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/postern-sdp/postern/spa/key"
@@ -34,7 +32,7 @@ const joinAttempts = 2
 // [*StatusError] when the controller refuses, [ErrEnrolled] when the folder holds
 // an identity already, and [ErrTokenOver].
 func Join(ctx context.Context, c JoinConfig) (*Enrolled, error) {
-	if _, err := os.Lstat(filepath.Join(c.Folder, identityFile)); err == nil {
+	if HasIdentity(c.Folder) {
 		return nil, fmt.Errorf("%w: there is an identity in %s", ErrEnrolled, c.Folder)
 	}
 	if c.Token.Role != c.Role {
