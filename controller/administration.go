@@ -214,7 +214,7 @@ func (a administration) AddService(_ context.Context, r api.ServiceRequest) (api
 		return api.ServiceInfo{}, told(err)
 	}
 	s := identity.Service{Name: r.Name, Host: host.ID, Target: r.Target, Access: r.Access.Resolved(),
-		Created: time.Now().UTC()}
+		Listed: r.Listed, Created: time.Now().UTC()}
 	if err := d.registry.AddService(s); err != nil {
 		return api.ServiceInfo{}, told(err)
 	}
@@ -228,7 +228,7 @@ func (a administration) AddService(_ context.Context, r api.ServiceRequest) (api
 func (a administration) serviceInfo(s identity.Service) api.ServiceInfo {
 	host, _ := a.directory.machine(s.Host)
 	return api.ServiceInfo{
-		Name: s.Name, Host: host.Name, Target: s.Target, Access: s.Access.Resolved(), Created: s.Created,
+		Name: s.Name, Host: host.Name, Target: s.Target, Access: s.Access.Resolved(), Listed: s.Listed, Created: s.Created,
 		Online: a.sessions.online(s.Host) != nil,
 	}
 }

@@ -119,12 +119,16 @@ func (b broker) rekey(id key.ID, publicKey []byte) (identity.Machine, error) {
 	return m, nil
 }
 
-// Services implements [api.Broker]: those the caller has a grant for, no other.
+// Services implements [api.Broker]: those the caller has a grant for and, of the
+// others, the names of those that are listed for all.
 func (b broker) Services(_ context.Context, caller api.Caller) (control.ServicesResponse, error) {
 	out := control.ServicesResponse{Device: caller.Name, User: caller.User, Services: []control.Service{}}
 	now := time.Now()
 	for _, s := range b.directory.allServices() {
 		v, ok := b.directory.judge(caller.ID, s.Name, 0, now)
+		if !ok && s.Listed {
+			out.Others = append(out.Others, control.Other{Name: s.Name, Reason: "not granted to " + caller.User})
+		}
 		if !ok {
 			continue
 		}
@@ -135,6 +139,7 @@ func (b broker) Services(_ context.Context, caller api.Caller) (control.Services
 		})
 	}
 	slices.SortFunc(out.Services, func(a, b control.Service) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Others, func(a, b control.Other) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
 }
 

@@ -191,6 +191,29 @@ func TestEachListIsItsCallersOwn(t *testing.T) {
 	}
 }
 
+// What a person may not reach stays hidden, unless an administrator lists it.
+func TestOnlyAListedServiceIsNamedToThoseWithoutAGrant(t *testing.T) {
+	s := newScene(t)
+	s.addService("hidden")
+	if _, err := s.AddService(s.ctx(), api.ServiceRequest{Name: "wiki", Host: "web", Target: "127.0.0.1:80", Listed: true}); err != nil {
+		t.Fatal(err)
+	}
+	client, err := s.device.Dial(s.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	got, err := client.Services(s.ctx())
+	if err != nil || len(got.Services) != 1 || len(got.Others) != 1 || got.Others[0].Name != "wiki" || got.Others[0].Reason != "not granted to ana" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	s.addGrant("ana", "wiki")
+	got, err = client.Services(s.ctx())
+	if err != nil || len(got.Services) != 2 || len(got.Others) != 0 {
+		t.Errorf("once it is granted: %+v, %v", got, err)
+	}
+}
+
 func TestAClientGetsNoAgentStreamAndAHostNoServices(t *testing.T) {
 	s := newScene(t)
 	client, err := s.device.Dial(s.ctx())

@@ -17,11 +17,14 @@ func serviceCommand() *cli.Command {
 			{
 				Name: "add", Usage: "add a service of a host", ArgsUsage: "NAME",
 				UsageText: "postern-controller service add NAME --host HOST --target IP:PORT [--mode MODE] [--udp] " +
-					"[--bind BINDING] [--json]",
+					"[--bind BINDING] [--listed] [--json]",
 				Description: `The mode says how clients reach the service: through a tunnel to the host itself
 (the default); through a tunnel to another machine behind it (gateway, which the host
 has to allow: its [gateway] networks); or direct, in which the host opens the service's
 own port to the client's address, and clients need nothing but a knock.
+
+Who has no grant for a service does not learn that it exists, unless it is --listed:
+postern services then names it, and says that it is not granted.
 
 Example:
   $ postern-controller service add ssh --host web --target 127.0.0.1:22
@@ -35,6 +38,7 @@ Example:
 					&cli.BoolFlag{Name: "udp", Usage: "the service speaks UDP"},
 					&cli.StringFlag{Name: "bind", Usage: "whom an opening lets in: any port of the client's `address`, " +
 						"or the exact one (default: exact; address with --mode direct)"},
+					&cli.BoolFlag{Name: "listed", Usage: "tell people who may not reach it that it is there"},
 					jsonFlag(),
 				},
 			},
@@ -67,7 +71,7 @@ func serviceAdd(c *cli.Context) error {
 		return err
 	}
 	s, err := a.AddService(c.Context, api.ServiceRequest{
-		Name: name, Host: c.String("host"), Target: c.String("target"), Access: access,
+		Name: name, Host: c.String("host"), Target: c.String("target"), Access: access, Listed: c.Bool("listed"),
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -460,5 +461,19 @@ func TestCompletionNamesTheCommands(t *testing.T) {
 		if out := m.run("", "completion", shell).out; !strings.Contains(out, "postern") {
 			t.Errorf("%s: got %q", shell, out)
 		}
+	}
+}
+
+func TestServicesSaysWhyNotWhereTheControllerTells(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.c.Handle(control.PathServices, func(w http.ResponseWriter, _ *http.Request) {
+		json.NewEncoder(w).Encode(control.ServicesResponse{
+			User: "alice", Others: []control.Other{{Name: "wiki", Reason: "not granted to alice"}},
+		})
+	})
+	r := m.run("", "services")
+	r.want(t, exitOK, "alice may reach nothing yet")
+	if !strings.Contains(r.out, "wiki") || !strings.Contains(r.out, "not granted to alice") {
+		t.Errorf("printed %q", r.out)
 	}
 }

@@ -13,9 +13,11 @@ func (p program) services() *cli.Command {
 		Name:      "services",
 		Usage:     "list what you may reach",
 		UsageText: "postern services [--json]",
-		Description: `Asks the controller, which names what your grants allow and nothing else.
+		Description: `Asks the controller, which names what your grants allow, and those other services
+that an administrator wants to be known, with the reason why you may not reach them.
 
-   $ postern services`,
+   $ postern services
+   $ postern services --json`,
 		Flags:  []cli.Flag{jsonFlag()},
 		Action: p.runServices,
 	}
@@ -36,7 +38,7 @@ func (p program) runServices(c *cli.Context) error {
 	if c.Bool("json") {
 		return p.printJSON(found)
 	}
-	if len(found.Services) == 0 {
+	if len(found.Services) == 0 && len(found.Others) == 0 {
 		p.sayf("%s may reach nothing yet", found.User)
 		p.hintf("your administrator grants services with postern-controller grant")
 		return nil
@@ -49,6 +51,12 @@ func (p program) runServices(c *cli.Context) error {
 			state = "online"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Host, access.Mode, access.Transport, state, time.Duration(s.For).Round(time.Second))
+	}
+	if len(found.Services) == 0 {
+		p.sayf("%s may reach nothing yet", found.User)
+	}
+	for _, s := range found.Others {
+		fmt.Fprintf(t, "%s\t-\t-\t-\t%s\t-\n", s.Name, s.Reason)
 	}
 	return t.Flush()
 }

@@ -62,6 +62,7 @@ type ServiceRequest struct {
 	Host   string `json:"host"`   // the host's name
 	Target string `json:"target"` // ip:port that the host dials
 	control.Access
+	Listed bool `json:"listed,omitempty"` // shown to those who may not reach it, too
 }
 
 // ServiceInfo is one service.
@@ -70,6 +71,7 @@ type ServiceInfo struct {
 	Host   string `json:"host"`
 	Target string `json:"target"`
 	control.Access
+	Listed  bool      `json:"listed"`
 	Created time.Time `json:"created"`
 	Online  bool      `json:"online"`
 }

@@ -19,6 +19,8 @@ type Service struct {
 	Host   key.ID `json:"host"`
 	Target string `json:"target"` // host:port that the host dials; of a direct one, the port counts
 	control.Access
+	// Listed shows the service to devices that may not reach it, too.
+	Listed  bool      `json:"listed,omitempty"`
 	Created time.Time `json:"created"`
 }
 

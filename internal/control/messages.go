@@ -85,11 +85,19 @@ type Service struct {
 	Access
 }
 
-// ServicesResponse lists what the caller may reach, and nothing else.
+// ServicesResponse lists what the caller may reach, and what is not kept from it that
+// it may not.
 type ServicesResponse struct {
 	Device   string    `json:"device"`
 	User     string    `json:"user"`
 	Services []Service `json:"services"`
+	Others   []Other   `json:"others,omitempty"`
+}
+
+// Other is a service that the caller may not reach, and why not.
+type Other struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"` // for people
 }
 
 // SessionInfo is one live session as its owner or the administrator sees it.
