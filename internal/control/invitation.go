@@ -90,7 +90,7 @@ func (t JoinToken) Invitation() (string, error) {
 	return text, nil
 }
 
-// appendAddress writes host:port, which is valid, in its shortest form.
+// appendAddress writes host:port, which is valid, in its shortest form. PROTOCOL 10.1
 func appendAddress(b []byte, controller, address string) []byte {
 	host, port, _ := net.SplitHostPort(address)
 	n, _ := strconv.ParseUint(port, 10, 16)
@@ -109,7 +109,7 @@ func appendAddress(b []byte, controller, address string) []byte {
 	return binary.BigEndian.AppendUint16(b, uint16(n))
 }
 
-// parseInvitation reads what Invitation wrote. Each token has one spelling.
+// parseInvitation reads what Invitation wrote. Each token has one spelling. PROTOCOL 10.2
 func parseInvitation(text string) (JoinToken, error) {
 	rest, _ := strings.CutPrefix(text, invitationPrefix)
 	name, body, ok := strings.Cut(rest, "/")
@@ -143,7 +143,7 @@ func parseInvitation(text string) (JoinToken, error) {
 }
 
 // newerInvitation tells a newer version from a version byte that got damaged: every
-// version ends with the same checksum.
+// version ends with the same checksum. PROTOCOL 10.3
 func newerInvitation(name string, raw []byte) error {
 	content, sum := raw[:max(0, len(raw)-invitationChecksum)], raw[max(0, len(raw)-invitationChecksum):]
 	if want := invitationSum(name, content); !bytes.Equal(sum, want[:]) {
