@@ -8,7 +8,7 @@ FUZZTIME ?= 5s
 
 export CGO_ENABLED = 0
 
-.PHONY: all build packages cross test test-race fuzz demo bench lint deps clean
+.PHONY: all build man packages cross test test-race fuzz demo bench lint deps clean
 
 all: build
 
@@ -23,6 +23,10 @@ FORCE:
 # .deb and .rpm of the client, the host agent and the controller, into dist/.
 packages:
 	GO='$(GO)' VERSION='$(VERSION)' configs/packages/build.sh
+
+# The manual, of the commands' own help: bin/man/postern.1 and the others.
+man: $(COMMANDS:%=bin/%)
+	for name in postern postern-host postern-controller; do bin/$$name man --dir bin/man || exit 1; done
 
 # The client also runs on macOS and Windows, and on ARM.
 cross: deps

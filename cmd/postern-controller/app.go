@@ -46,7 +46,11 @@ Examples:
   $ postern-controller serve
   $ postern-controller token create --role host --name web
   $ postern-controller service add ssh --host web --target 127.0.0.1:22
-  $ postern-controller grant add ana ssh --for 4h`,
+  $ postern-controller grant add ana ssh --for 4h
+
+Exit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 rights are
+missing, 4 the controller is not running or cannot do it now, 5 there is no such thing,
+6 it exists already or is in use.`,
 		Version:              version.Version,
 		HideVersion:          true,
 		EnableBashCompletion: true,
@@ -69,7 +73,7 @@ Examples:
 		Commands: []*cli.Command{
 			initCommand(), serveCommand(), statusCommand(), tokenCommand(), deviceCommand(), hostCommand(),
 			serviceCommand(), grantCommand(), sessionCommand(), emergencyCommand(), policyCommand(),
-			completionCommand(s.out), versionCommand(),
+			completionCommand(s.out), versionCommand(), manCommand(s),
 		},
 	}
 }

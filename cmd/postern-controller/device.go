@@ -12,11 +12,13 @@ func deviceCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "device",
 		Usage:        "enrolled client machines",
+		UsageText:    "postern-controller device list|revoke [OPTION]...",
 		OnUsageError: asUsage,
 		Action:       group,
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Usage: "list the devices", UsageText: "postern-controller device list [--json]",
+				Description:  "  $ postern-controller device list",
 				OnUsageError: asUsage, Action: deviceList, Flags: []cli.Flag{jsonFlag()},
 			},
 			{

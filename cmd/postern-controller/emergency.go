@@ -12,6 +12,7 @@ func emergencyCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "emergency",
 		Usage:        "what hosts told of their emergency keys",
+		UsageText:    "postern-controller emergency list [OPTION]...",
 		OnUsageError: asUsage,
 		Action:       group,
 		Subcommands: []*cli.Command{{
@@ -19,7 +20,10 @@ func emergencyCommand() *cli.Command {
 			UsageText: "postern-controller emergency list [--json]",
 			Description: `Hosts tell it when they are connected again, the newest 1,000 records of each host are
 kept. The hash is that of the same line in the host's own audit: see postern-host
-emergency log.`,
+emergency log.
+
+Example:
+  $ postern-controller emergency list --json`,
 			OnUsageError: asUsage, Action: emergencyList, Flags: []cli.Flag{jsonFlag()},
 		}},
 	}

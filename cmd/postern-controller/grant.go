@@ -14,6 +14,7 @@ func grantCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "grant",
 		Usage:        "who may reach which service",
+		UsageText:    "postern-controller grant add|list|remove [OPTION]...",
 		OnUsageError: asUsage,
 		Action:       group,
 		Subcommands: []*cli.Command{
@@ -32,11 +33,13 @@ Example:
 			},
 			{
 				Name: "list", Usage: "list the policy in force", UsageText: "postern-controller grant list [--json]",
+				Description:  "  $ postern-controller grant list",
 				OnUsageError: asUsage, Action: grantList, Flags: []cli.Flag{jsonFlag()},
 			},
 			{
 				Name: "remove", Usage: "take a grant back and cut what it allowed", ArgsUsage: "USER SERVICE",
 				UsageText:    "postern-controller grant remove USER SERVICE [--json]",
+				Description:  "  $ postern-controller grant remove ana ssh",
 				OnUsageError: asUsage, Action: grantRemove, Flags: []cli.Flag{jsonFlag()},
 			},
 		},
@@ -47,11 +50,13 @@ func policyCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "policy",
 		Usage:        "the policy file",
+		UsageText:    "postern-controller policy reload [OPTION]...",
 		OnUsageError: asUsage,
 		Action:       group,
 		Subcommands: []*cli.Command{{
 			Name: "reload", Usage: "read the policy file again and cut what it no longer allows",
 			UsageText:    "postern-controller policy reload [--json]",
+			Description:  "  $ postern-controller policy reload",
 			OnUsageError: asUsage, Action: policyReload, Flags: []cli.Flag{jsonFlag()},
 		}},
 	}

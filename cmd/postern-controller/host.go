@@ -13,11 +13,13 @@ func hostCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "host",
 		Usage:        "enrolled hosts",
+		UsageText:    "postern-controller host list|remove [OPTION]...",
 		OnUsageError: asUsage,
 		Action:       group,
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Usage: "list the hosts", UsageText: "postern-controller host list [--json]",
+				Description:  "  $ postern-controller host list",
 				OnUsageError: asUsage, Action: hostList, Flags: []cli.Flag{jsonFlag()},
 			},
 			{

@@ -11,6 +11,7 @@ func serviceCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "service",
 		Usage:        "what can be reached behind hosts",
+		UsageText:    "postern-controller service add|list|remove [OPTION]...",
 		OnUsageError: asUsage,
 		Action:       group,
 		Subcommands: []*cli.Command{
@@ -36,19 +37,21 @@ Example:
 					&cli.StringFlag{Name: "target", Usage: "`IP:PORT` that the host dials; :PORT with --mode direct"},
 					&cli.StringFlag{Name: "mode", Value: string(control.ModeTunnel), Usage: "`MODE`: tunnel, direct or gateway"},
 					&cli.BoolFlag{Name: "udp", Usage: "the service speaks UDP"},
-					&cli.StringFlag{Name: "bind", Usage: "whom an opening lets in: any port of the client's `address`, " +
-						"or the exact one (default: exact; address with --mode direct)"},
+					&cli.StringFlag{Name: "bind", Usage: "`BINDING`, whom an opening lets in: address, any port of the client's address, " +
+						"or exact, the one port (default: exact; address with --mode direct)"},
 					&cli.BoolFlag{Name: "listed", Usage: "tell people who may not reach it that it is there"},
 					jsonFlag(),
 				},
 			},
 			{
 				Name: "list", Usage: "list the services", UsageText: "postern-controller service list [--json]",
+				Description:  "  $ postern-controller service list",
 				OnUsageError: asUsage, Action: serviceList, Flags: []cli.Flag{jsonFlag()},
 			},
 			{
 				Name: "remove", Usage: "remove a service and end its sessions", ArgsUsage: "NAME",
 				UsageText:    "postern-controller service remove NAME [--json]",
+				Description:  "  $ postern-controller service remove ssh",
 				OnUsageError: asUsage, Action: serviceRemove, Flags: []cli.Flag{jsonFlag()},
 			},
 		},

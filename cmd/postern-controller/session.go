@@ -10,18 +10,23 @@ func sessionCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "session",
 		Usage:        "live accesses",
+		UsageText:    "postern-controller session list|revoke [OPTION]...",
 		OnUsageError: asUsage,
 		Action:       group,
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Usage: "list the live sessions", UsageText: "postern-controller session list [--json]",
+				Description:  "  $ postern-controller session list",
 				OnUsageError: asUsage, Action: sessionList, Flags: []cli.Flag{jsonFlag()},
 			},
 			{
 				Name: "revoke", Usage: "end a session at once", ArgsUsage: "ID",
 				UsageText: "postern-controller session revoke ID [--json]",
 				Description: `Cuts what runs through it, also in the middle of a transfer. The user may knock again while
-a grant lets them: see grant remove and device revoke.`,
+a grant lets them: see grant remove and device revoke.
+
+Example:
+  $ postern-controller session revoke 0123456789abcdef0123456789abcdef`,
 				OnUsageError: asUsage, Action: sessionRevoke, Flags: []cli.Flag{jsonFlag()},
 			},
 		},

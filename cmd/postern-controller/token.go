@@ -17,6 +17,7 @@ func tokenCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "token",
 		Usage:        "join tokens: how devices and hosts come in",
+		UsageText:    "postern-controller token create|list|revoke [OPTION]...",
 		OnUsageError: asUsage,
 		Action:       group,
 		Subcommands: []*cli.Command{
@@ -50,11 +51,13 @@ Examples:
 			{
 				Name: "list", Usage: "list the join tokens that have not expired",
 				UsageText:    "postern-controller token list [--json]",
+				Description:  "  $ postern-controller token list",
 				OnUsageError: asUsage, Action: tokenList, Flags: []cli.Flag{jsonFlag()},
 			},
 			{
 				Name: "revoke", Usage: "withdraw a join token", ArgsUsage: "ID",
 				UsageText:    "postern-controller token revoke ID [--json]",
+				Description:  "  $ postern-controller token revoke 0123456789abcdef0123456789abcdef",
 				OnUsageError: asUsage, Action: tokenRevoke, Flags: []cli.Flag{jsonFlag()},
 			},
 		},

@@ -14,6 +14,7 @@ func versionCommand() *cli.Command {
 		Name:         "version",
 		Usage:        "print the version",
 		UsageText:    "postern-controller version [--json]",
+		Description:  "For bug reports:\n\n  $ postern-controller version",
 		OnUsageError: asUsage,
 		Flags:        []cli.Flag{jsonFlag()},
 		Action: func(c *cli.Context) error {

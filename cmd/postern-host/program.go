@@ -54,6 +54,11 @@ type hintError struct {
 func (e hintError) Unwrap() error { return e.error }
 
 func (p program) run(ctx context.Context, args []string) error {
+	app := p.app()
+	return app.RunContext(ctx, cmdline.Reorder(app, args))
+}
+
+func (p program) app() *cli.App {
 	app := &cli.App{
 		Name:                 "postern-host",
 		Usage:                "the agent on a machine that Postern protects",
@@ -68,7 +73,7 @@ func (p program) run(ctx context.Context, args []string) error {
 		ExitErrHandler:       func(*cli.Context, error) {}, // report does it
 		Commands: []*cli.Command{
 			p.enroll(), p.protect(), p.confirm(), p.unprotect(), p.serve(), p.status(), p.doctor(), p.emergency(),
-			p.firewall(), p.version(), p.completion(),
+			p.firewall(), p.version(), p.completion(), p.man(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -81,7 +86,7 @@ func (p program) run(ctx context.Context, args []string) error {
 		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
 	}
 	app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
-	return app.RunContext(ctx, cmdline.Reorder(app, args))
+	return app
 }
 
 const description = `A protected machine answers nobody. This agent dials out to the controller and

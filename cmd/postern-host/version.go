@@ -14,6 +14,9 @@ func (p program) version() *cli.Command {
 		Name:      "version",
 		Usage:     "print the version",
 		UsageText: "postern-host version",
+		Description: `For bug reports:
+
+   $ postern-host version`,
 		Action: func(*cli.Context) error {
 			_, err := fmt.Fprintf(p.out, "postern-host %s (%s)\n", version.Version, runtime.Version())
 			return err

@@ -22,5 +22,6 @@ func (p program) commands() []*cli.Command {
 		p.emergency(),
 		p.version(),
 		p.completion(),
+		p.man(),
 	}
 }

@@ -23,7 +23,7 @@ export PACKAGE_VERSION
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}
 export SOURCE_DATE_EPOCH
 
-mkdir -p "$DIST/tools" "$DIST/completion"
+mkdir -p "$DIST/tools" "$DIST/completion" "$DIST/man"
 DIST=$(cd "$DIST" && pwd)
 export DIST
 GOBIN="$DIST/tools" $GO install "github.com/goreleaser/nfpm/v2/cmd/nfpm@$nfpm"
@@ -41,6 +41,9 @@ for name in $names; do
 	for shell in bash zsh fish; do
 		"$DIST/$native/$name" completion $shell >"$DIST/completion/$name.$shell"
 	done
+	rm -rf "$DIST/man/$name"
+	"$DIST/$native/$name" man --dir "$DIST/man/$name"
+	gzip -9n "$DIST/man/$name"/*
 done
 for GOARCH in ${PACKAGE_ARCHES:-amd64 arm64}; do
 	export GOARCH

@@ -56,6 +56,7 @@ func Completion(program string, out io.Writer, usage func(error) error) *cli.Com
 	for _, shell := range Shells() {
 		c.Subcommands = append(c.Subcommands, &cli.Command{
 			Name: shell, Usage: "for " + shell, UsageText: program + " completion " + shell,
+			Description: "   $ " + program + " completion " + shell,
 			Action: func(*cli.Context) error {
 				_, err := io.WriteString(out, Script(program, shell))
 				return err

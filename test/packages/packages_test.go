@@ -227,6 +227,10 @@ func (m *machine) installed(version string) {
 		"/usr/share/bash-completion/completions/postern":            0o644,
 		"/usr/share/bash-completion/completions/postern-host":       0o644,
 		"/usr/share/bash-completion/completions/postern-controller": 0o644,
+		"/usr/share/man/man1/postern.1.gz":                          0o644,
+		"/usr/share/man/man1/postern-connect.1.gz":                  0o644,
+		"/usr/share/man/man8/postern-host.8.gz":                     0o644,
+		"/usr/share/man/man8/postern-controller-token.8.gz":         0o644,
 		"/usr/share/doc/postern-host/OPERATIONS.md":                 0o644,
 		"/usr/share/doc/postern-host/copyright":                     0o644,
 	} {
