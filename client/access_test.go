@@ -399,3 +399,23 @@ func TestATunnelComesBackWhileTheControllerIsSilent(t *testing.T) {
 	})
 	echoes(t, dial(t, a), "without the controller")
 }
+
+// A host's word that a session is over may go unheard: this machine slept.
+func TestATunnelEndsWithItsSessionThoughTheHostDoesNotSaySo(t *testing.T) {
+	device, c, _ := enrolled(t)
+	c.Set(func(c *controltest.Controller) { c.Session = time.Second }) // its host keeps no deadlines
+	a := access(t, device, client.AccessConfig{NoRenew: true})
+	conn := dial(t, a)
+	echoes(t, conn, "before")
+	select {
+	case <-a.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on")
+	}
+	if !errors.Is(a.Err(), client.ErrExpired) {
+		t.Errorf("got %v, want %v", a.Err(), client.ErrExpired)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection goes on")
+	}
+}

@@ -245,3 +245,20 @@ func TestDoctorNamesTheNetwork(t *testing.T) {
 		}
 	})
 }
+
+// At a terminal a person is told what is waited for; a script is not.
+func TestLongWaitsAreToldAtATerminal(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	cmd := m.command("--timeout", "3s", "services")
+	line := fmt.Sprintf("%s --timeout 3s services", os.Args[0])
+	terminal := exec.CommandContext(t.Context(), "script", "-qec", line, "/dev/null")
+	terminal.Env = cmd.Env
+	out, _ := terminal.CombinedOutput()
+	if !strings.Contains(string(out), "waiting for the controller's answer") {
+		t.Errorf("at a terminal: %s", out)
+	}
+	if r := m.run("", "--timeout", "2s", "services"); strings.Contains(r.talk, "waiting") {
+		t.Errorf("without one: %s", r.talk)
+	}
+}

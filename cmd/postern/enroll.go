@@ -58,8 +58,10 @@ func (p program) runEnroll(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	stop := p.waiting(controllersAnswer)
 	device, err := client.Enroll(c.Context, token, path, c.String("name"),
 		client.WithTimeout(c.Duration("timeout")))
+	stop()
 	if err != nil {
 		return explainToken(token, err)
 	}

@@ -98,10 +98,12 @@ func (p program) forward(c *cli.Context, device *client.Client, wanted []forward
 		if len(all) > 1 {
 			who = o.service
 		}
+		stop := p.waiting(controllersAnswer)
 		var err error
 		o.access, err = device.Access(c.Context, client.AccessConfig{
 			Service: o.service, For: asked, NoRenew: c.Bool("no-renew"), Notify: p.notify(who, false),
 		})
+		stop()
 		if err == nil && o.access.Granted().Access().Transport == control.TransportUDP {
 			err = o.becomePackets(c.Context, c.Bool("listen-anyone"))
 		}

@@ -60,7 +60,9 @@ func (p program) runKnock(c *cli.Context) error {
 		return err
 	}
 	begin := time.Now()
+	stop := p.waiting(controllersAnswer)
 	granted, err := device.Knock(c.Context, service, asked)
+	stop()
 	if err != nil {
 		return explain(device, err)
 	}

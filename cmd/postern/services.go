@@ -31,7 +31,9 @@ func (p program) runServices(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	stop := p.waiting(controllersAnswer)
 	found, err := device.Services(c.Context)
+	stop()
 	if err != nil {
 		return explain(device, err)
 	}

@@ -60,7 +60,9 @@ func (p program) runStatus(c *cli.Context) error {
 	if c.Bool("watch") {
 		return p.watch(c, device)
 	}
+	stop := p.waiting(controllersAnswer)
 	status, asked := look(c.Context, device, !c.Bool("local"))
+	stop()
 	_, status.Profile, _ = chosen(c) // open has been through it
 	if c.Bool("json") {
 		err = p.printJSON(status)

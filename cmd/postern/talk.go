@@ -26,6 +26,21 @@ func (p program) hintf(format string, args ...any) {
 	fmt.Fprintf(p.talk, "hint: "+format+"\n", args...)
 }
 
+// waitingAfter is the silence after which a person is told what is waited for.
+const waitingAfter = 1500 * time.Millisecond
+
+// waiting tells a person at a terminal what is waited for, if it takes long. The
+// caller calls stop when it has come.
+func (p program) waiting(what string) (stop func()) {
+	if !isTerminal(p.talk) {
+		return func() {}
+	}
+	timer := time.AfterFunc(waitingAfter, func() { p.sayf("waiting for %s", what) })
+	return func() { timer.Stop() }
+}
+
+const controllersAnswer = "the controller's answer (Ctrl-C gives up)"
+
 // complain writes an error, line by line, and what to do about it.
 func (p program) complain(err error) {
 	for line := range strings.Lines(err.Error()) {

@@ -54,10 +54,12 @@ func (p *pulse) run() {
 		case <-p.conn.Context().Done():
 			return
 		}
-		// A machine that slept has not waited.
-		p.silent += min(time.Since(begin), 2*planned+time.Second)
+		p.silent += awake(planned, time.Since(begin))
 	}
 }
+
+// awake is how much of a wait counts: a machine that slept has not waited.
+func awake(planned, passed time.Duration) time.Duration { return min(passed, 2*planned+time.Second) }
 
 // park waits until something comes or goes. It reports false at the connection's end.
 func (p *pulse) park() bool {

@@ -311,6 +311,17 @@ func TestAHostThatIsGoneIsGivenUp(t *testing.T) {
 }
 
 func TestTimeAsleepIsNotCountedAsSilence(t *testing.T) {
+	for _, planned := range []time.Duration{0, leastHush, knockRarely} {
+		if got := awake(planned, time.Hour); got >= lostAfter/4 {
+			t.Errorf("an hour asleep in a wait of %v counts for %v", planned, got)
+		}
+		if got := awake(planned, planned); got != planned {
+			t.Errorf("a wait of %v counts for %v", planned, got)
+		}
+	}
+}
+
+func TestAPathThatStandsStillForAWhileLosesNothing(t *testing.T) {
 	h := newHouse(t, loopback4)
 	nat := newRelay(t, h.address())
 	c := h.config(h.grant())
