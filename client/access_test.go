@@ -402,10 +402,11 @@ func TestATunnelComesBackWhileTheControllerIsSilent(t *testing.T) {
 
 // A host's word that a session is over may go unheard: this machine slept.
 func TestATunnelEndsWithItsSessionThoughTheHostDoesNotSaySo(t *testing.T) {
-	device, c, _ := enrolled(t)
-	c.Set(func(c *controltest.Controller) { c.Session = time.Second }) // its host keeps no deadlines
+	device, c, h := enrolled(t)
+	c.Set(func(c *controltest.Controller) { c.Session = 2 * time.Second })
 	a := access(t, device, client.AccessConfig{NoRenew: true})
 	conn := dial(t, a)
+	h.ForgetDeadlines()
 	echoes(t, conn, "before")
 	select {
 	case <-a.Done():
