@@ -2,6 +2,7 @@ package qrcode
 
 import (
 	"bytes"
+	"fmt"
 	"image"
 	"image/color"
 	"image/png"
@@ -34,12 +35,9 @@ func screen(t *testing.T, text string, own theme) image.Image {
 	for row, line := range lines {
 		now, column := own, 0
 		for line != "" {
-			if rest, ok := strings.CutPrefix(line, whiteOnBlack); ok {
-				now, line = theme{white, black}, rest
-				continue
-			}
-			if rest, ok := strings.CutPrefix(line, plain); ok {
-				now, line = own, rest
+			if sequence, ok := strings.CutPrefix(line, "\x1b["); ok {
+				codes, rest, _ := strings.Cut(sequence, "m")
+				now, line = selected(t, codes, own), rest
 				continue
 			}
 			r, n := utf8.DecodeRuneInString(line)
@@ -60,6 +58,21 @@ func screen(t *testing.T, text string, own theme) image.Image {
 		}
 	}
 	return img
+}
+
+// selected are the colours after an escape sequence: 231 of the palette is white
+// in every theme, and 16 black.
+func selected(t *testing.T, codes string, own theme) theme {
+	t.Helper()
+	if codes == "0" {
+		return own
+	}
+	palette := map[int]color.Gray{16: {0}, 231: {255}}
+	var ink, paper int
+	if n, err := fmt.Sscanf(codes, "38;5;%d;48;5;%d", &ink, &paper); n != 2 || palette[ink] == palette[paper] {
+		t.Fatalf("%q selects no two colours: %v", codes, err)
+	}
+	return theme{palette[ink], palette[paper]}
 }
 
 // read is what a reader of QR codes, zbar, finds in the picture.
