@@ -27,7 +27,7 @@ func newPerson(t *testing.T) *person { return &person{t: t, home: t.TempDir()} }
 func (p *person) run(stdin string, args ...string) result {
 	p.t.Helper()
 	cmd := exec.CommandContext(p.t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asCommand+"=1", "POSTERN_IDENTITY=", "POSTERN_PROFILE=",
+	cmd.Env = append(os.Environ(), asCommand+"=1", quickExit, "POSTERN_IDENTITY=", "POSTERN_PROFILE=",
 		"HOME="+p.home, "XDG_CONFIG_HOME="+p.home, "AppData="+p.home)
 	cmd.Env = append(cmd.Env, p.env...)
 	var out, talk bytes.Buffer
@@ -106,7 +106,8 @@ func TestSeveralIdentitiesOnOneDevice(t *testing.T) {
 		t.Errorf("listed:\n%s", r.out)
 	}
 	var list []profileJSON
-	if err := json.Unmarshal([]byte(p.run("", "profile", "list", "--json").out), &list); err != nil || len(list) != 2 ||
+	err = json.Unmarshal([]byte(p.run("", "profile", "list", "--json").out), &list)
+	if err != nil || len(list) != 2 ||
 		list[0].Name != "default" || list[0].Current || !list[1].Current || list[1].Status.Name != "second" {
 		t.Errorf("got %+v, %v", list, err)
 	}

@@ -114,7 +114,8 @@ type manWriter struct {
 }
 
 func (w manWriter) page(name, body string) Page {
-	head := fmt.Sprintf(".\\\" Written by %s man. Change the command's help instead.\n.TH %s %d %s \"%s %s\" \"Postern\"\n.nh\n.ad l\n",
+	head := fmt.Sprintf(".\\\" Written by %s man. Change the command's help instead.\n"+
+		".TH %s %d %s \"%s %s\" \"Postern\"\n.nh\n.ad l\n",
 		w.app.Name, strings.ToUpper(name), w.Section, w.date.UTC().Format(time.DateOnly), w.app.Name, w.app.Version)
 	return Page{Name: fmt.Sprintf("%s.%d", name, w.Section), Text: head + body}
 }

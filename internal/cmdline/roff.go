@@ -70,7 +70,9 @@ var part = regexp.MustCompile(`--?[a-z][a-z0-9-]*|\b[A-Z][A-Z]+\b`)
 func call(line string) string {
 	var b strings.Builder
 	words := strings.SplitAfter(line, " ")
-	n := slices.IndexFunc(words, func(w string) bool { return strings.Trim(w, "abcdefghijklmnopqrstuvwxyz- ") != "" || w[0] == '-' })
+	n := slices.IndexFunc(words, func(w string) bool { // the first that is no name of a command
+		return strings.HasPrefix(w, "-") || strings.Trim(w, "abcdefghijklmnopqrstuvwxyz- ") != ""
+	})
 	if n < 0 {
 		n = len(words)
 	}
