@@ -51,6 +51,7 @@ $XDG_RUNTIME_DIR where there is one.
 		Subcommands: []*cli.Command{{
 			Name: "stop", Usage: "end the agent, and the connections that it carries",
 			UsageText: "postern agent stop", Action: p.stopAgent,
+			Description: "   $ postern agent stop",
 		}},
 		Action: p.runAgent,
 	}

@@ -51,7 +51,7 @@ password: a private file with one line USER:PASSWORD.
 }
 
 func othersFlag(usual string) cli.Flag {
-	return &cli.StringFlag{Name: "others", Value: usual, Usage: "what becomes of hosts that are no services: refuse or direct"}
+	return &cli.StringFlag{Name: "others", Value: usual, Usage: "`WHAT` becomes of hosts that are no services: refuse or direct"}
 }
 
 func (p program) runProxy(c *cli.Context) error {

@@ -31,6 +31,11 @@ On Linux, loginctl enable-linger keeps it running while you are not logged in.`,
 			{
 				Name: "install", Usage: "define it, and start it",
 				UsageText: "postern service install [--no-start] [--print]",
+				Description: `Writes the unit, the agent or the service, and starts it. What runs is
+postern up, with the identity in use now.
+
+   $ postern service install
+   $ postern service install --print`,
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "no-start", Usage: "write it down and start nothing"},
 					&cli.BoolFlag{Name: "print", Usage: "show what would be written"},
@@ -42,7 +47,8 @@ On Linux, loginctl enable-linger keeps it running while you are not logged in.`,
 			p.serviceOrder("stop", "stop it until the next login", service.Stop, "the service is stopped"),
 			{
 				Name: "status", Usage: "show what the service manager says of it",
-				UsageText: "postern service status", Action: p.serviceStatus,
+				UsageText: "postern service status", Description: "   $ postern service status",
+				Action: p.serviceStatus,
 			},
 		},
 		Action: func(c *cli.Context) error {
@@ -57,6 +63,7 @@ On Linux, loginctl enable-linger keeps it running while you are not logged in.`,
 func (p program) serviceOrder(name, usage string, do func(context.Context) error, done string) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: usage, UsageText: "postern service " + name,
+		Description: "   $ postern service " + name,
 		Action: func(c *cli.Context) error {
 			if err := none(c); err != nil {
 				return err
