@@ -8,7 +8,6 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -304,7 +303,7 @@ func TestAServiceThatIsDownShowsAsAReset(t *testing.T) {
 		defer conn.Close()
 		_, err = conn.Read(make([]byte, 1))
 	}
-	if !errors.Is(err, syscall.ECONNRESET) {
+	if !testkit.IsReset(err) {
 		t.Errorf("got %v, want a reset", err)
 	}
 	cancel()

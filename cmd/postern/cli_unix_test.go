@@ -10,7 +10,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/postern-sdp/postern/internal/control/controltest"
+	"github.com/postern-sdp/postern/internal/testkit"
 	"github.com/postern-sdp/postern/spa"
 )
 
@@ -51,5 +54,16 @@ func TestConnectOffersALocalPortUntilCtrlC(t *testing.T) {
 				t.Error("the session was not closed at the controller")
 			}
 		})
+	}
+}
+
+func TestCtrlCDuringAKnockEndsQuietly(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	l := m.start("connect", "echo")
+	testkit.Eventually(t, 10*time.Second, "it knocks", func() bool { return m.c.Count(spa.KindAccess) > 0 })
+	l.Process.Signal(os.Interrupt)
+	if r := l.end(); r.code != exitInterrupted || r.talk != "" {
+		t.Errorf("exit code %d, said %q", r.code, r.talk)
 	}
 }

@@ -189,7 +189,7 @@ func TestWrongUseOfAnEmergencyKey(t *testing.T) {
 			t.Errorf("%v: printed %q, said %q", args, r.out, r.talk)
 		}
 	}
-	m.run("", "emergency", "--key", "/nonexistent").want(t, exitFailed, "no such file")
+	m.run("", "emergency", "--key", "/nonexistent").want(t, exitFailed, "read emergency key: open", "nonexistent")
 	if err := os.WriteFile(path+".counter", []byte("many\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,8 @@
-//go:build unix
-
 package lossy
 
 import (
 	"fmt"
 	"net"
-	"syscall"
 	"testing"
 )
 
@@ -15,8 +12,7 @@ func TestWhatPassesIsLoss(t *testing.T) {
 			t.Errorf("%v is not taken for loss", e)
 		}
 	}
-	// QUIC needs to know these: it finds the path's size and drops offloading by them.
-	for _, e := range []syscall.Errno{syscall.EMSGSIZE, syscall.EIO, syscall.EBADF} {
+	for _, e := range toldErrors() {
 		if Is(e) {
 			t.Errorf("%v is taken for loss", e)
 		}
@@ -34,7 +30,7 @@ func TestTheSocketTellsWhatIsNoLoss(t *testing.T) {
 	if _, _, err := c.WriteMsgUDP(make([]byte, 70_000), nil, to); err == nil {
 		t.Error("a datagram that is too long was taken")
 	}
-	if n, _, err := c.WriteMsgUDP([]byte("x"), nil, to); n != 1 || err != nil {
-		t.Errorf("got %d, %v", n, err)
+	if _, _, err := c.WriteMsgUDP([]byte("x"), nil, to); err != nil {
+		t.Error(err)
 	}
 }

@@ -229,27 +229,6 @@ func TestDatagramOfAKnocksLengthReachesQUICWhenItIsNone(t *testing.T) {
 	}
 }
 
-func TestKnocksAreToldWhereTheyCameInAndWhereFrom(t *testing.T) {
-	for address, to := range map[string]string{
-		"[::]:0": "127.0.0.1", "0.0.0.0:0": "127.0.0.2", loopback4: "127.0.0.1", loopback6: "::1",
-	} {
-		type call struct{ source, local netip.AddrPort }
-		calls := make(chan call, 1)
-		g := testGate(t, address, func(_ []byte, source, local netip.AddrPort) bool {
-			calls <- call{source, local}
-			return true
-		})
-		want := netip.AddrPortFrom(netip.MustParseAddr(to), g.Addr().Port())
-		c := newSocket(t, want)
-		c.Write(make([]byte, knockSize))
-		g.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-		g.ReadBatch(messages(8), 0)
-		if got := <-calls; got.local != want || got.source != sourceOf(c) {
-			t.Errorf("%s: got %v, want to %v from %v", address, got, want, sourceOf(c))
-		}
-	}
-}
-
 func TestSourcesHaveOneForm(t *testing.T) {
 	g := testGate(t, loopback4, nil)
 	four := netip.MustParseAddrPort("192.0.2.1:1000")
