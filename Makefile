@@ -8,7 +8,7 @@ FUZZTIME ?= 5s
 
 export CGO_ENABLED = 0
 
-.PHONY: all build man packages cross test test-race fuzz demo bench lint deps clean
+.PHONY: all build build-all man packages dist cross test test-race fuzz demo bench lint deps clean
 
 all: build
 
@@ -28,14 +28,22 @@ packages:
 man: $(COMMANDS:%=bin/%)
 	for name in postern postern-host postern-controller; do bin/$$name man --dir bin/man || exit 1; done
 
-# The client also runs on macOS and Windows, and on ARM.
+# The client for each machine that it runs on, one static binary each, into dist/OS_ARCH/.
+build-all:
+	GO='$(GO)' VERSION='$(VERSION)' configs/packages/archives.sh build
+
+# The same with licence and README, as archives with SHA256SUMS, into dist/.
+dist:
+	GO='$(GO)' VERSION='$(VERSION)' configs/packages/archives.sh
+
+# The client's tests for other machines: vet, wine and qemu.
 cross: deps
-	GO=$(GO) .ci/cross
+	GO='$(GO)' .ci/cross
 
 # Everything the README promises: unit, conformance in network namespaces and
 # end-to-end with the real binaries, all under the race detector, then the fuzz
 # targets for a short fixed time.
-test: deps build cross test-race fuzz
+test: deps build build-all cross test-race fuzz
 
 # The race detector is the one thing here that needs cgo.
 test-race:
