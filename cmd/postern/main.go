@@ -7,8 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/postern-sdp/postern/client/service"
 )
 
 func main() {
@@ -21,9 +19,5 @@ func main() {
 		signal.Stop(signals) // the second one ends the program at once
 	}()
 	p := program{in: os.Stdin, out: os.Stdout, talk: os.Stderr, spawn: spawn}
-	code, isService := service.Run(func(ctx context.Context) int { return p.main(ctx, os.Args) })
-	if !isService {
-		code = p.main(ctx, os.Args)
-	}
-	os.Exit(code)
+	os.Exit(p.main(ctx, os.Args))
 }

@@ -4,138 +4,266 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"runtime"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/client/service"
 )
 
+const (
+	maxLog     = 1 << 20         // bytes: a larger log of an earlier run is begun anew
+	againAfter = 5 * time.Second // pause before what failed in the background is tried again
+)
+
 func (p program) service() *cli.Command {
-	return &cli.Command{
+	c := &cli.Command{
 		Name:      "service",
-		Usage:     "run postern up in the background",
-		UsageText: "postern service install [--no-start] [--print] | uninstall | start | stop | status",
-		Description: `Has postern up run from login on: as a unit of your own systemd, an agent of
-launchd's on macOS, or a service on Windows (which takes an administrator, starts
-with the machine and uses the identity of whoever installs it).
+		Usage:     "keep your services reachable in the background, from login on",
+		UsageText: "postern service install|uninstall|start|stop|status",
+		Description: `Runs postern up in the background for you alone: a unit of systemd's user manager
+on Linux, a launchd agent on macOS, a task at logon on Windows. No administrator is
+needed.
 
    $ postern service install
    $ postern service status
-   $ postern service install --print   shows what would be written, and writes nothing
-
-On Linux, loginctl enable-linger keeps it running while you are not logged in.`,
+   $ postern service uninstall`,
 		Subcommands: []*cli.Command{
-			{
-				Name: "install", Usage: "define it, and start it",
-				UsageText: "postern service install [--no-start] [--print]",
-				Description: `Writes the unit, the agent or the service, and starts it. What runs is
-postern up, with the identity in use now.
+			p.serviceInstall(), p.serviceUninstall(), p.serviceStart(), p.serviceStop(),
+			p.serviceStatus(), p.serviceRun(),
+		},
+		Action: func(c *cli.Context) error {
+			if !c.Args().Present() {
+				return usagef("service: what? install, uninstall, start, stop or status")
+			}
+			return usagef("service: no such command: %q", c.Args().First())
+		},
+	}
+	for _, sub := range c.Subcommands {
+		sub.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+	}
+	return c
+}
+
+func (p program) serviceInstall() *cli.Command {
+	return &cli.Command{
+		Name:      "install",
+		Usage:     "start postern up now, and at each login",
+		UsageText: "postern service install [--print] [--json] [-- OPTION OF up...]",
+		Description: `An older installation is replaced, and started anew. What follows -- is given to
+postern up; --identity and --timeout before "service" are kept too.
+
+--print shows the file that would be written, and installs nothing.
 
    $ postern service install
    $ postern service install --print`,
-				Flags: []cli.Flag{
-					&cli.BoolFlag{Name: "no-start", Usage: "write it down and start nothing"},
-					&cli.BoolFlag{Name: "print", Usage: "show what would be written"},
-				},
-				Action: p.installService,
-			},
-			p.serviceOrder("uninstall", "stop it and take it away", service.Uninstall, "the service is gone"),
-			p.serviceOrder("start", "start it", service.Start, "the service is started"),
-			p.serviceOrder("stop", "stop it until the next login", service.Stop, "the service is stopped"),
-			{
-				Name: "status", Usage: "show what the service manager says of it",
-				UsageText: "postern service status", Description: "   $ postern service status",
-				Action: p.serviceStatus,
-			},
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "print", Usage: "print the file, install nothing"},
+			jsonFlag(),
 		},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usagef("service: no such order: %s", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
+		Action: p.runServiceInstall,
 	}
 }
 
-func (p program) serviceOrder(name, usage string, do func(context.Context) error, done string) *cli.Command {
-	return &cli.Command{
-		Name: name, Usage: usage, UsageText: "postern service " + name,
-		Description: "   $ postern service " + name,
-		Action: func(c *cli.Context) error {
-			if err := none(c); err != nil {
-				return err
-			}
-			if err := do(c.Context); err != nil {
-				return p.serviceError(err)
-			}
-			p.sayf("%s", done)
-			return nil
-		},
-	}
-}
-
-func (p program) serviceError(err error) error {
-	if errors.Is(err, service.ErrNotInstalled) {
-		return fmt.Errorf("%w: postern service install", err)
-	}
-	return err
-}
-
-func (p program) installService(c *cli.Context) error {
-	if err := none(c); err != nil {
-		return err
-	}
-	d, err := serviceDefinition(c)
+func (p program) runServiceInstall(c *cli.Context) error {
+	s, err := service.ForUser()
 	if err != nil {
 		return err
 	}
-	path, text, err := service.Text(d)
+	spec, err := backgroundSpec(c)
 	if err != nil {
 		return err
 	}
 	if c.Bool("print") {
-		_, err := fmt.Fprint(p.out, text)
+		text, err := s.Text(spec)
+		if err == nil {
+			_, err = fmt.Fprint(p.out, text)
+		}
 		return err
 	}
-	if err := service.Install(c.Context, d, !c.Bool("no-start")); err != nil {
+	if spec.Log != "" {
+		if err := os.MkdirAll(filepath.Dir(spec.Log), 0o700); err != nil {
+			return fmt.Errorf("make the log's folder: %w", err)
+		}
+	}
+	if err := s.Install(c.Context, spec); err != nil {
 		return err
 	}
-	p.sayf("installed: %s", path)
-	if c.Bool("no-start") {
-		p.hintf("postern service start")
-	} else {
-		p.hintf("postern status shows what is up")
-	}
-	return nil
+	return p.tellService(c, s)
 }
 
-// serviceDefinition is `postern up` with the identity of this command line.
-func serviceDefinition(c *cli.Context) (service.Definition, error) {
+// backgroundSpec is postern up with this command line's options.
+func backgroundSpec(c *cli.Context) (service.Spec, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return service.Definition{}, fmt.Errorf("find this program: %w", err)
+		return service.Spec{}, fmt.Errorf("find this program: %w", err)
 	}
-	path, err := folder(c)
+	var options []string
+	if path := c.Path("identity"); path != "" {
+		if path, err = filepath.Abs(path); err != nil {
+			return service.Spec{}, fmt.Errorf("find the identity: %w", err)
+		}
+		options = append(options, "--identity", path)
+	} else if name := c.String("profile"); name != "" {
+		options = append(options, "--profile", name)
+	}
+	if c.IsSet("timeout") {
+		options = append(options, "--timeout", c.Duration("timeout").String())
+	}
+	up := append([]string{"up"}, c.Args().Slice()...)
+	log, err := backgroundLog()
 	if err != nil {
-		return service.Definition{}, err
+		return service.Spec{}, err
 	}
-	if path, err = filepath.Abs(path); err != nil {
-		return service.Definition{}, fmt.Errorf("find this device's identity: %w", err)
+	if runtime.GOOS == "windows" { // its scheduler keeps no output, and opens a window for it
+		options = append(options, "service", "run", "--log", log, "--")
 	}
-	return service.Definition{Program: self, Args: []string{"--identity", path, "up"}}, nil
+	return service.Spec{Program: self, Args: append(options, up...), Log: log}, nil
 }
 
-func (p program) serviceStatus(c *cli.Context) error {
-	if err := none(c); err != nil {
+// backgroundLog is where the background service's output goes, "" for the journal.
+func backgroundLog() (string, error) {
+	switch runtime.GOOS {
+	case "darwin":
+		home, err := os.UserHomeDir()
+		return filepath.Join(home, "Library", "Logs", "postern.log"), err
+	case "windows":
+		local, err := os.UserCacheDir()
+		return filepath.Join(local, "postern", "up.log"), err
+	}
+	return "", nil
+}
+
+// simple is a subcommand without options of its own but --json.
+func (p program) simple(name, usage string, do func(*service.Service, context.Context) error) *cli.Command {
+	return &cli.Command{
+		Name:        name,
+		Usage:       usage,
+		UsageText:   "postern service " + name + " [--json]",
+		Description: "   $ postern service " + name,
+		Flags:       []cli.Flag{jsonFlag()},
+		Action: func(c *cli.Context) error {
+			if err := none(c); err != nil {
+				return err
+			}
+			s, err := service.ForUser()
+			if err != nil {
+				return err
+			}
+			if err := do(s, c.Context); errors.Is(err, service.ErrNotInstalled) {
+				return hinted{err, "postern service install"}
+			} else if err != nil {
+				return err
+			}
+			return p.tellService(c, s)
+		},
+	}
+}
+
+func (p program) serviceUninstall() *cli.Command {
+	return p.simple("uninstall", "stop it and remove it", (*service.Service).Uninstall)
+}
+
+func (p program) serviceStart() *cli.Command {
+	return p.simple("start", "start it", (*service.Service).Start)
+}
+
+func (p program) serviceStop() *cli.Command {
+	return p.simple("stop", "stop it until the next login", (*service.Service).Stop)
+}
+
+func (p program) serviceStatus() *cli.Command {
+	return p.simple("status", "say whether it is installed, and runs",
+		func(*service.Service, context.Context) error { return nil })
+}
+
+// tellService prints what the system's manager says of the service.
+func (p program) tellService(c *cli.Context, s *service.Service) error {
+	state, err := s.Status(c.Context)
+	if err != nil {
 		return err
 	}
-	text, err := service.Status(c.Context)
-	if err != nil {
-		return p.serviceError(err)
+	if c.Bool("json") {
+		return p.printJSON(state)
 	}
-	_, err = fmt.Fprintln(p.out, strings.TrimSpace(text))
+	switch {
+	case !state.Installed:
+		_, err = fmt.Fprintln(p.out, "not installed")
+	case state.Running:
+		_, err = fmt.Fprintf(p.out, "running (%s: %s)\n", state.Manager, state.Name)
+	default:
+		_, err = fmt.Fprintf(p.out, "installed, not running (%s: %s)\n", state.Manager, state.Name)
+	}
 	return err
+}
+
+// hinted is an error with the command that mends it.
+type hinted struct {
+	error
+	command string
+}
+
+// Unwrap returns the error.
+func (h hinted) Unwrap() error { return h.error }
+
+// serviceRun is what the task of Windows starts.
+func (p program) serviceRun() *cli.Command {
+	return &cli.Command{
+		Name:      "run",
+		Usage:     "run a command without a window, with its output in a file",
+		UsageText: "postern service run --log FILE -- COMMAND [OPTION]...",
+		Hidden:    true,
+		Flags:     []cli.Flag{&cli.PathFlag{Name: "log", Required: true, Usage: "`FILE` that output is appended to"}},
+		Action:    p.runServiceRun,
+	}
+}
+
+// runServiceRun runs the command until it ends as it should, or cannot be run at all.
+func (p program) runServiceRun(c *cli.Context) error {
+	log, err := openLog(c.Path("log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	leaveConsole()
+	quiet := program{in: p.in, out: log, talk: log}
+	args := []string{"postern"}
+	if path := c.Path("identity"); path != "" {
+		args = append(args, "--identity", path)
+	}
+	args = append(args, "--timeout", c.Duration("timeout").String())
+	args = append(args, c.Args().Slice()...)
+	for {
+		err := quiet.app().RunContext(c.Context, args)
+		if err == nil || c.Context.Err() != nil {
+			return err
+		}
+		quiet.complain(err)
+		if code := exitCode(err); code == exitUsage || code == exitNotEnrolled {
+			return err
+		}
+		select {
+		case <-c.Context.Done():
+			return context.Cause(c.Context)
+		case <-time.After(againAfter):
+		}
+	}
+}
+
+func openLog(path string) (*os.File, error) {
+	mode := os.O_APPEND
+	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
+		mode = os.O_TRUNC
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|mode, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
+	return f, nil
 }

@@ -80,7 +80,10 @@ func hints(err error) []string {
 	var quiet silence
 	var usage usageError
 	var status *client.StatusError
+	var helped hinted
 	switch {
+	case errors.As(err, &helped):
+		return []string{helped.command}
 	case errors.As(err, &quiet):
 		return quiet.hints()
 	case errors.As(err, &usage), errors.Is(err, profile.ErrName):

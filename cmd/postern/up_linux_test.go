@@ -141,17 +141,3 @@ func TestNamesGetIntoTheHostsFileAndOut(t *testing.T) {
 		m.run("", args...).want(t, exitUsage, "postern: ", "hint: ")
 	}
 }
-
-func TestTheServiceIsPosternUpWithThisIdentity(t *testing.T) {
-	m := newMachine(t)
-	r := m.run("", "service", "install", "--print")
-	r.want(t, exitOK)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := fmt.Sprintf("ExecStart=%q \"--identity\" %q \"up\"\n", self, m.folder); !strings.Contains(r.out, want) {
-		t.Errorf("want %s in:\n%s", want, r.out)
-	}
-	m.run("", "service", "frobnicate").want(t, exitUsage, "no such order")
-}
