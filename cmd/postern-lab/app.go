@@ -49,6 +49,7 @@ func app(out io.Writer) *cli.App {
 				Action: roam,
 				Flags: []cli.Flag{
 					&cli.IntFlag{Name: "times", Value: 1, Usage: "`NUMBER` of rounds through all changes"},
+					&cli.StringFlag{Name: "only", Usage: "make only the changes whose name has `TEXT` in it"},
 					&cli.DurationFlag{Name: "rtt", Value: 40 * time.Millisecond, Usage: "`TIME` of a round trip to the host"},
 					&cli.DurationFlag{Name: "sleep", Value: 3 * time.Second, Usage: "`TIME` for which the client sleeps"},
 				},

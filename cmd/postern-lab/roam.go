@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -39,7 +40,13 @@ func roam(c *cli.Context) (err error) {
 	r.Sleep = c.Duration("sleep")
 	var tallies []*tally
 	for _, change := range r.Changes() {
+		if !strings.Contains(change.Name, c.String("only")) {
+			continue
+		}
 		tallies = append(tallies, &tally{change: change})
+	}
+	if len(tallies) == 0 {
+		return fmt.Errorf("no change's name has %q in it", c.String("only"))
 	}
 	for round := range c.Int("times") {
 		for _, t := range tallies {

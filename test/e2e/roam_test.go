@@ -14,6 +14,7 @@ func newRoam(t *testing.T) *lab.Roam {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Slack = 2 * time.Second
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)
@@ -40,4 +41,12 @@ func try(t *testing.T, r *lab.Roam, changes []lab.Change) {
 func TestSleepAndRestartsLoseNoByte(t *testing.T) {
 	r := newRoam(t)
 	try(t, r, r.Interruptions())
+}
+
+// TestAChangeOfThePathLosesNoByteAndStallsBriefly, whether the NAT rebinds or the client
+// moves, awake or asleep, with a controller or without one. postern-lab roam has the
+// figures: two round trips and 200 ms at most.
+func TestAChangeOfThePathLosesNoByteAndStallsBriefly(t *testing.T) {
+	r := newRoam(t)
+	try(t, r, r.PathChanges())
 }

@@ -118,6 +118,9 @@ type Roam struct {
 	RTT time.Duration
 	// Sleep is for how long the client sleeps, where it does: 3 s from NewRoam on.
 	Sleep time.Duration
+	// Slack is added to what stalls may take: a test proves that nothing is lost, and
+	// that a transfer does not wait for a time-out; figures are for quiet machines.
+	Slack time.Duration
 
 	forward *Forward
 	ends    chan *counter // of the host's side
@@ -211,8 +214,10 @@ func bothCome(ctx context.Context, near, far *counter, limit time.Duration) erro
 // Change is one thing that happens while a transfer runs.
 type Change struct {
 	Name string
-	// Limit of the stall beside two round trips. With Breaks, the transfer may break
-	// and Limit is for the time until the next one runs through the same forward.
+	// Limit of the stall beside two round trips, and beside what this machine, busy
+	// with other things, let the transfer be silent before. With Breaks, the transfer
+	// may break, and Limit is for the time until the next one runs through the same
+	// forward.
 	Limit  time.Duration
 	Breaks bool
 	// make lets it happen; begin is called at the moment from which on the stall counts.
@@ -221,7 +226,7 @@ type Change struct {
 
 // Outcome is what a transfer felt of a Change.
 type Outcome struct {
-	Before time.Duration // the longest silence of the second before
+	Before time.Duration // the longest silence of the half second before
 	Up     time.Duration // the longest silence at the host, from the change on
 	Down   time.Duration // the longest silence at the client
 	Bytes  int64         // of the whole transfer, both ways, each of them right
@@ -288,8 +293,9 @@ func (r *Roam) Try(ctx context.Context, c Change) (o Outcome, err error) {
 	_, down := near.totals()
 	o.Bytes = up + down
 	if o.Broke == nil {
-		if limit := c.Limit + 2*r.RTT; !c.Breaks && o.Stall() > limit {
-			return o, broken("the transfer stalled for %s, more than %s", o.Stall().Round(time.Millisecond), limit)
+		if limit := c.Limit + 2*r.RTT + o.Before + r.Slack; !c.Breaks && o.Stall() > limit {
+			return o, broken("the transfer stalled for %s, more than %s", o.Stall().Round(time.Millisecond),
+				limit.Round(time.Millisecond))
 		}
 		return o, nil
 	}
