@@ -95,6 +95,7 @@ func (p *pulse) look() time.Duration {
 		return p.unanswered(time.Duration(now-p.asked), now)
 	}
 	p.wait, p.next, p.silent = knockAgain, 0, 0
+	p.watch.rtt.Store(int64(p.conn.ConnectionStats().SmoothedRTT))
 	hush := min(max(2*time.Duration(p.watch.gap.Load())+10*time.Millisecond, leastHush), mostHush)
 	was := time.Duration(heard - p.watch.since.Load())
 	switch fresh := p.reads - p.settled; {

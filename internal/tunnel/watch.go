@@ -59,6 +59,7 @@ type watch struct {
 	reads   atomic.Uint64 // that brought something
 	since   atomic.Int64  // from when on there was no pause
 	gap     atomic.Int64  // the longest silence of late within a steady stream
+	rtt     atomic.Int64  // of the path, smoothed
 	asked   atomic.Int64  // when the oldest question without an answer was sent
 	parked  atomic.Bool   // the pulse has nothing to wait for
 	unpark  chan struct{}
@@ -83,7 +84,9 @@ func newWatch(knock func() []byte) *watch {
 // was at before.
 func (w *watch) hearing(now, before int64) {
 	gap := now - before
-	if gap > int64(pause) {
+	// What only came because of a knock says nothing of how the stream is.
+	knocked := w.knocked.Load()
+	if gap > int64(pause) || knocked > before && now-knocked >= w.rtt.Load()*3/4 {
 		w.since.Store(now)
 		gap = 0
 	}
