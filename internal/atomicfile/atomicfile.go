@@ -29,7 +29,7 @@ func Write(path string, data []byte, perm fs.FileMode) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	defer os.Remove(f.Name()) // a no-op after the rename
-	if err := errors.Join(fill(f, data, perm), give(f, path)); err != nil {
+	if err := errors.Join(protect(f, perm), fill(f, data, perm), give(f, path)); err != nil {
 		f.Close()
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -83,7 +83,7 @@ func ReadPrivate(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("read private file %s: %w", path, ErrNotRegular)
 	}
-	if err := checkPrivate(path, info); err != nil {
+	if err := checkPrivate(f, info); err != nil {
 		return nil, fmt.Errorf("read private file %s: %w", path, err)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))

@@ -15,6 +15,9 @@ func openPrivate(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 }
 
+// protect has nothing to do: a new file is private, and fill sets the mode.
+func protect(*os.File, fs.FileMode) error { return nil }
+
 // maxService is the highest user id that systems give to service accounts.
 const maxService = 999
 
@@ -53,7 +56,7 @@ func give(f *os.File, path string) error {
 	return f.Chown(uid, gid)
 }
 
-func checkPrivate(path string, info fs.FileInfo) error {
+func checkPrivate(f *os.File, info fs.FileInfo) error {
 	if mode := info.Mode().Perm(); mode&^0o600 != 0 {
 		return fmt.Errorf("%w (mode is %04o)", ErrNotPrivate, mode)
 	}
@@ -62,7 +65,7 @@ func checkPrivate(path string, info fs.FileInfo) error {
 		return fmt.Errorf("%w (owner unknown)", ErrNotPrivate)
 	}
 	uid := int(stat.Uid)
-	if service, _, ok := servant(path); ok && uid == service {
+	if service, _, ok := servant(f.Name()); ok && uid == service {
 		return nil
 	}
 	if uid != os.Geteuid() && uid != 0 {

@@ -303,7 +303,7 @@ func makeFolder(folder string) (made bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(folder), privateFolder); err != nil {
 		return false, err
 	}
-	err = os.Mkdir(folder, privateFolder)
+	err = mkdirPrivate(folder)
 	if err == nil {
 		return true, nil
 	}

@@ -11,6 +11,8 @@ import (
 // maxService is the highest user id that systems give to service accounts.
 const maxService = 999
 
+func mkdirPrivate(folder string) error { return os.Mkdir(folder, privateFolder) }
+
 // checkFolder refuses a folder in which anyone but its owner could read or
 // exchange files. Root may use that of a service account.
 func checkFolder(folder string) error {
