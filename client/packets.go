@@ -122,9 +122,7 @@ func (a *Access) ServePackets(ctx context.Context, l net.PacketConn) error {
 func ForwardPackets(ctx context.Context, l net.PacketConn, dial func(context.Context) (net.Conn, error),
 	failed func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
+	defer closeWith(ctx, l)()
 	p := &peers{dial: dial, failed: failed, local: l, open: make(map[netip.AddrPort]chan []byte)}
 	defer p.all.Wait()
 	defer cancel()
@@ -136,7 +134,6 @@ func ForwardPackets(ctx context.Context, l net.PacketConn, dial func(context.Con
 			if faults++; ctx.Err() == nil && faults < maxFaults && !errors.Is(err, net.ErrClosed) {
 				continue
 			}
-			l.Close()
 			if ctx.Err() != nil {
 				return nil
 			}

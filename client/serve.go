@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -66,9 +67,7 @@ func (a *Access) Serve(ctx context.Context, l net.Listener) error {
 func Forward(ctx context.Context, l net.Listener, dial func(context.Context) (net.Conn, error),
 	failed func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
+	defer closeWith(ctx, l)()
 	var connections sync.WaitGroup
 	defer connections.Wait()
 	defer cancel()
@@ -76,7 +75,6 @@ func Forward(ctx context.Context, l net.Listener, dial func(context.Context) (ne
 	for {
 		conn, err := l.Accept()
 		if err != nil {
-			l.Close()
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -93,6 +91,17 @@ func Forward(ctx context.Context, l net.Listener, dial func(context.Context) (ne
 			carry(ctx, conn, dial, failed)
 		})
 	}
+}
+
+// closeWith closes c when ctx ends. What it returns waits for that, which has to be
+// under way: who was woken from a socket by its closing may be ahead of the closing.
+func closeWith(ctx context.Context, c io.Closer) (closed func()) {
+	done := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(done)
+		c.Close()
+	})
+	return func() { <-done }
 }
 
 // carry serves one local connection. An unusable service shows as a reset.

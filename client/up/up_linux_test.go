@@ -35,8 +35,8 @@ func (b *backend) Dial(_ context.Context, service string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer l.Close()
 	go func() {
+		defer l.Close() // not before the connection is taken: it would be reset
 		conn, err := l.Accept()
 		if err == nil {
 			io.WriteString(conn, "this is "+service)

@@ -67,7 +67,7 @@ func TestWhatRunsInTheBackgroundTriesAgainAndKeepsALog(t *testing.T) {
 		t.Fatal(err)
 	}
 	rest := string(text)
-	for _, want := range []string{"postern: no such command: nonsense", "postern: ", "hint: get a join token", runtime.GOARCH} {
+	for _, want := range []string{"postern: no such command: nonsense", "postern: ", "hint: get an invitation", runtime.GOARCH} {
 		_, after, found := strings.Cut(rest, want)
 		if !found {
 			t.Errorf("want %q in this place of the log:\n%q", want, text[:min(len(text), 2000)])
