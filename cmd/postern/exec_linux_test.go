@@ -14,8 +14,9 @@ func TestCtrlCOnATerminalReachesTheCommandOnce(t *testing.T) {
 	// A shell takes two signals that come together for one; perl counts them.
 	const counts = `$| = 1; $SIG{INT} = sub { $n++ }; print "ready\n"; select(undef, undef, undef, 0.05) until $n;
 		select(undef, undef, undef, 0.05) for 1 .. 10; print "times=$n\n"; exit 9`
+	// With exec, for a shell in between would get the signal too, and some end of it.
 	cmd := exec.CommandContext(t.Context(), "script", "--quiet", "--return", "--command",
-		os.Args[0]+" exec -- perl -e \"$COUNTS\"", "/dev/null")
+		"exec "+os.Args[0]+" exec -- perl -e \"$COUNTS\"", "/dev/null")
 	cmd.Env = append(m.command().Env, "COUNTS="+counts)
 	in, err := cmd.StdinPipe()
 	if err != nil {
