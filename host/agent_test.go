@@ -570,9 +570,18 @@ func TestReplayedHostKnockMovesNothing(t *testing.T) {
 	fw := l.firewall()
 	d := l.device(clientOne, time.Hour)
 	link.order(control.ToHost{Open: &d.session})
-	var recorded []byte
+	recorded := d.knock()
+	first := make(chan []byte, 1)
+	first <- recorded
 	c := d.config()
-	c.Knock = func() []byte { recorded = d.knock(); return recorded }
+	c.Knock = func() []byte { // also whenever the path falls silent
+		select {
+		case knock := <-first:
+			return knock
+		default:
+			return d.knock()
+		}
+	}
 	conn, err := d.dial(c)
 	if err != nil {
 		t.Fatal(err)
