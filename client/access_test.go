@@ -135,12 +135,12 @@ func TestCloseEndsTheSessionAtTheController(t *testing.T) {
 func TestASessionInUseIsRenewed(t *testing.T) {
 	testkit.NoLeak(t)
 	device, c, h := enrolled(t)
-	c.Set(func(c *controltest.Controller) { c.Session = 3 * time.Second })
+	c.Set(func(c *controltest.Controller) { c.Session = 6 * time.Second })
 	var seen events
 	a := access(t, device, client.AccessConfig{Notify: seen.add})
 	conn := dial(t, a)
 	first := a.Granted()
-	testkit.Eventually(t, 10*time.Second, "renewed twice", func() bool {
+	testkit.Eventually(t, 30*time.Second, "renewed twice", func() bool {
 		return seen.count(client.EventRenewed) >= 2
 	})
 	if now := a.Granted(); now.Session != first.Session || !now.Deadline.After(first.Deadline.Add(2*time.Second)) {
@@ -383,7 +383,7 @@ func TestAListenerThatOthersReachIsRefused(t *testing.T) {
 func TestATunnelComesBackWhileTheControllerIsSilent(t *testing.T) {
 	testkit.NoLeak(t)
 	device, c, h := enrolled(t)
-	patient, err := client.Open(device.Status().Folder, client.WithTimeout(300*time.Millisecond))
+	patient, err := client.Open(device.Status().Folder, client.WithTimeout(2*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/postern-sdp/postern/spa/key"
 )
 
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // house is a running controller on loopback, with real sockets, store and
 // certificates, and without a firewall.
@@ -62,8 +62,8 @@ func newHouse(t *testing.T, change ...func(*house)) *house {
 	h.config.Name = "gate.test"
 	h.config.State = filepath.Join(dir, "state")
 	h.config.AdminSocket = filepath.Join(dir, "a.sock")
-	h.config.Knock.Listen = "127.0.0.1:0"
-	h.config.Control.Listen = "127.0.0.1:0"
+	h.config.Knock.Listen = testkit.FreePort(t)
+	h.config.Control.Listen = testkit.FreePort(t)
 	h.config.Control.Capture = false
 	h.config.Firewall.Backend = BackendNone
 	for _, f := range change {

@@ -238,7 +238,7 @@ func TestEmergencyAccessEndsInTheKernelWithTheAgentDead(t *testing.T) {
 }
 
 func TestAnEmergencyCounterServesOnceAlsoAcrossKill9(t *testing.T) {
-	l := newGlassLab(t, 2*time.Second)
+	l := newGlassLab(t, 5*time.Second)
 	l.start()
 	l.beAlone()
 	older, second := sealEmergency(t, l.key, 1), sealEmergency(t, l.key, 2)

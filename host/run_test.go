@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -52,7 +51,7 @@ func newInProcess(t *testing.T) *inProcess {
 	s := Defaults()
 	s.State = t.TempDir()
 	s.StatusSocket = filepath.Join(t.TempDir(), "run", "status.sock")
-	s.Tunnel.Listen = freePort(t)
+	s.Tunnel.Listen = testkit.FreePort(t)
 	s.Tunnel.Capture = os.Geteuid() == 0
 	if err := os.Chmod(s.State, 0o700); err != nil {
 		t.Fatal(err)
@@ -61,21 +60,6 @@ func newInProcess(t *testing.T) *inProcess {
 	a.config = Config{Settings: s, Firewall: a.kernel, Version: "test",
 		Log: slog.New(slog.NewTextHandler(a.log, nil))}
 	return a
-}
-
-// freePort returns a loopback address whose port nobody has, and nobody is given
-// by the kernel: it is below the ephemeral ones.
-func freePort(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.N(12_000))
-		if c, err := net.ListenPacket("udp", address); err == nil {
-			c.Close()
-			return address
-		}
-	}
-	t.Fatal("found no free port")
-	return ""
 }
 
 func (a *inProcess) start(t *testing.T) *hostLink {
@@ -354,7 +338,7 @@ func TestCertificateIsRenewedInTime(t *testing.T) {
 				t.Fatal("not renewed")
 			}
 			a.controller.next(t.Context()) // and the stream is there
-			testkit.Eventually(t, time.Second, "the new certificate is in use", func() bool {
+			testkit.Eventually(t, 10*time.Second, "the new certificate is in use", func() bool {
 				s, err := ReadStatus(t.Context(), a.config.StatusSocket)
 				return err == nil && time.Until(s.CertificateExpires) > 55*time.Minute
 			})

@@ -203,11 +203,11 @@ func TestAnAgentIsStartedWhenItIsNeededAndGoneWhenItIsNot(t *testing.T) {
 	starts := 0
 	r := h.remote("1", func(context.Context) error {
 		starts++
-		ended = h.serve("1", 50*time.Millisecond)
+		ended = h.serve("1", 500*time.Millisecond)
 		return nil
 	})
 	conn := dial(t, r)
-	time.Sleep(200 * time.Millisecond) // longer than its idle time: it is in use
+	time.Sleep(1500 * time.Millisecond) // longer than its idle time: it is in use
 	echoes(t, conn, "in use")
 	echoes(t, dial(t, r), "in use by two")
 	if starts != 1 {
@@ -227,7 +227,7 @@ func TestAnAgentIsStartedWhenItIsNeededAndGoneWhenItIsNot(t *testing.T) {
 
 func TestAnUnusedAgentEnds(t *testing.T) {
 	h := newHouse(t)
-	ended := h.serve("1", 50*time.Millisecond)
+	ended := h.serve("1", 500*time.Millisecond)
 	echoes2 := dial(t, h.remote("1", nil))
 	echoes(t, echoes2, "once")
 	echoes2.Close()

@@ -108,7 +108,7 @@ func (s *shell) serve() {
 			s.t.Errorf("serve ended with %v: %s", err, log.String())
 		}
 	})
-	testkit.Eventually(s.t, 5*time.Second, "the controller to answer", func() bool {
+	testkit.Eventually(s.t, 20*time.Second, "the controller to answer", func() bool {
 		code, _, _ := s.run("status")
 		return code == exitOK
 	})
@@ -128,7 +128,7 @@ func TestHangupReadsThePolicyAgainAndAFaultChangesNothing(t *testing.T) {
 	if err := s.daemon.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, 5*time.Second, "the new policy to be in force", func() bool {
+	testkit.Eventually(t, 20*time.Second, "the new policy to be in force", func() bool {
 		return strings.Contains(s.ok("grant", "list"), "bob,eve")
 	})
 	s.policy("[[grant]]\nuser = 7\n")

@@ -226,9 +226,9 @@ func TestTheUnitsUserAndCapabilitiesSufficeFromReadyToStopped(t *testing.T) {
 	if strings.Contains(before, "192.0.2.99") || !strings.Contains(after, "192.0.2.99") {
 		t.Errorf("the keep rule was not taken over:\n%s", after)
 	}
-	if !regexp.MustCompile(`next start.*settings=.?\[tunnel.listen\]`).MatchString(s.log.String()) {
-		t.Error("what waits for a restart was not named")
-	}
+	testkit.Eventually(t, 10*time.Second, "what waits for a restart is named", func() bool {
+		return regexp.MustCompile(`next start.*settings=.?\[tunnel.listen\]`).MatchString(s.log.String())
+	})
 
 	s.configure("[[keep]]\nsource = \"192.0.2.0/99\"\n")
 	s.signal(syscall.SIGHUP)
@@ -237,9 +237,9 @@ func TestTheUnitsUserAndCapabilitiesSufficeFromReadyToStopped(t *testing.T) {
 	if got := s.rules(); !strings.Contains(got, "192.0.2.99") {
 		t.Errorf("a faulty file changed the rules:\n%s", got)
 	}
-	if !strings.Contains(s.log.String(), "192.0.2.0/99") {
-		t.Error("the fault is not in the log")
-	}
+	testkit.Eventually(t, 10*time.Second, "the fault is in the log", func() bool {
+		return strings.Contains(s.log.String(), "192.0.2.0/99")
+	})
 
 	s.stop()
 	if _, err := os.Lstat(filepath.Join(s.dir, "status.sock")); !os.IsNotExist(err) {

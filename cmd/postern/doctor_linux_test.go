@@ -33,7 +33,7 @@ type doctorReport struct {
 
 func (m *machine) doctor(args ...string) (doctorReport, result) {
 	m.t.Helper()
-	r := m.run("", append([]string{"--timeout", "1s", "doctor", "--json", "--no-probe"}, args...)...)
+	r := m.run("", append([]string{"--timeout", "5s", "doctor", "--json", "--no-probe"}, args...)...)
 	var report doctorReport
 	if err := json.Unmarshal([]byte(r.out), &report); err != nil {
 		m.t.Fatalf("%v: %s%s", err, r.out, r.talk)
@@ -205,7 +205,7 @@ func TestDoctorNamesTheNetwork(t *testing.T) {
 				gateway.Run(t, "nft", "add table ip f; add chain ip f through { type filter hook forward priority 0; }; add rule ip f through iifname lan "+test.rules)
 			}
 			gateway.ForgetFlows(t)
-			cmd := exec.CommandContext(t.Context(), program, "--timeout", "500ms", "doctor", "--json",
+			cmd := exec.CommandContext(t.Context(), program, "--timeout", "2s", "doctor", "--json",
 				"--probe", "web=http://"+server+"/", "--probe", "dns="+server+":53", "--probe", "stun="+server+":3478")
 			cmd.Env = m.command().Env
 			var out bytes.Buffer

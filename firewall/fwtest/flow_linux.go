@@ -173,15 +173,23 @@ func (f *flow) wantAlive(t testing.TB) {
 }
 
 // wantCut waits until nothing has arrived for a while at either end and returns
-// when the last bytes did.
+// when the last bytes did. It counts looks as well as time: a machine that stood
+// still has cut nothing.
 func (f *flow) wantCut(t testing.TB) (last time.Time) {
 	t.Helper()
+	looks := 0
 	testkit.Eventually(t, 2*soon, f.name+" is cut in both directions", func() bool {
-		last = f.toHost.lastTime()
-		if c := f.toClient.lastTime(); c.After(last) {
-			last = c
+		now := f.toHost.lastTime()
+		if c := f.toClient.lastTime(); c.After(now) {
+			now = c
 		}
-		return time.Since(last) > 2*shortly
+		if looks++; now != last {
+			last, looks = now, 0
+		}
+		return looks >= quietLooks && time.Since(last) > 2*shortly
 	})
 	return last
 }
+
+// quietLooks in a row at a flow, some milliseconds apart each, have to find nothing new.
+const quietLooks = 100

@@ -189,10 +189,11 @@ func publishedCut(t *testing.T, n *network) {
 	}
 	flows := n.startPublished(t, behind)
 	for _, f := range flows {
+		stalls := testkit.WatchStalls(t)
 		n.revoke(t, f.pinhole)
 		revoked := time.Now()
 		late := f.wantCut(t).Sub(revoked)
-		if late > 50*time.Millisecond {
+		if late > stalls.Within(50*time.Millisecond) {
 			t.Errorf("%s: went on for %v after the revocation", f.name, late)
 		}
 		n.open(t, f.pinhole)
@@ -213,25 +214,26 @@ func publishedDeadline(t *testing.T, n *network) {
 		p.TTL = ttl
 		change.Open = append(change.Open, p)
 	}
+	stalls := testkit.WatchStalls(t)
 	before := time.Now()
 	n.apply(t, change)
 	after := time.Now()
 	if err := n.fw.Close(); err != nil { // no daemon is left to help
 		t.Fatal(err)
 	}
-	wantCutAt(t, flows, before.Add(ttl), after.Add(ttl))
+	wantCutAt(t, flows, before.Add(ttl), after.Add(ttl), stalls)
 }
 
 // wantCutAt fails unless the flows lived until the first moment, and not for
 // more than 50 ms after the second.
-func wantCutAt(t *testing.T, flows []*flow, earliest, latest time.Time) {
+func wantCutAt(t *testing.T, flows []*flow, earliest, latest time.Time, stalls *testkit.Stalls) {
 	t.Helper()
 	for _, f := range flows {
 		last := f.wantCut(t)
-		if early := earliest.Sub(last); early > 100*time.Millisecond {
+		if early := earliest.Sub(last); early > stalls.Within(100*time.Millisecond) {
 			t.Errorf("%s: cut %v before its deadline", f.name, early)
 		}
-		if late := last.Sub(latest); late > 50*time.Millisecond {
+		if late := last.Sub(latest); late > stalls.Within(50*time.Millisecond) {
 			t.Errorf("%s: went on for %v after its deadline", f.name, late)
 		}
 	}

@@ -197,9 +197,9 @@ func list(t testing.TB, fw firewall.Firewall) map[firewall.Pinhole]time.Duration
 	return left
 }
 
-// wide is a pinhole for any source port, exact for one, both for a minute.
+// wide is a pinhole for any source port, exact for one, both for longer than a test takes.
 func wide(p firewall.Protocol, source netip.Addr, port uint16) firewall.Pinhole {
-	return firewall.Pinhole{Protocol: p, Source: source, Port: port, TTL: time.Minute}
+	return firewall.Pinhole{Protocol: p, Source: source, Port: port, TTL: time.Hour}
 }
 
 func exact(p firewall.Protocol, source netip.AddrPort, port uint16) firewall.Pinhole {

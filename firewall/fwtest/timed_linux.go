@@ -17,7 +17,7 @@ func keepEnds(t *testing.T, n *network) {
 	rules := insideRules()
 	for i, a := range n.client.addresses() {
 		rules.Keep = append(rules.Keep, firewall.Keep{Source: netip.PrefixFrom(a, a.BitLen()),
-			Interface: []string{"", testkit.Interface}[i], TTL: time.Minute})
+			Interface: []string{"", testkit.Interface}[i], TTL: time.Hour})
 	}
 	standing := firewall.Keep{Source: netip.PrefixFrom(n.neighbour.v4, 32)}
 	rules.Keep = append(rules.Keep, standing)
@@ -33,13 +33,14 @@ func keepEnds(t *testing.T, n *network) {
 	}
 	// Installing again sets the time that is left anew.
 	rules.Keep[0].TTL, rules.Keep[1].TTL = ttl, ttl
+	stalls := testkit.WatchStalls(t)
 	before := time.Now()
 	n.install(t, rules)
 	after := time.Now()
 	if err := n.fw.Close(); err != nil { // no daemon is left to help
 		t.Fatal(err)
 	}
-	wantCutAt(t, flows, before.Add(ttl), after.Add(ttl))
+	wantCutAt(t, flows, before.Add(ttl), after.Add(ttl), stalls)
 	for _, to := range n.host.addresses() {
 		wantSilence(t, n.client, 0, firewall.TCP, netip.AddrPortFrom(to, portA))
 	}

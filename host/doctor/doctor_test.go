@@ -220,7 +220,7 @@ func TestATrialThatIsOverProtectsNobody(t *testing.T) {
 	fw, err := nft.New(nft.Config{Table: p.settings.Firewall.Table, NetNS: p.host.FD()})
 	must(t, err)
 	defer fw.Close()
-	must(t, fw.Install(t.Context(), firewall.Rules{Trial: time.Second}))
+	must(t, fw.Install(t.Context(), firewall.Rules{Trial: 3 * time.Second}))
 	if r := p.examine(t); r.Doors[0].Sees == Dark && finding(t, r, "firewall").State != OK {
 		t.Errorf("during the trial: %+v", r)
 	}

@@ -9,13 +9,20 @@ import (
 // pollEvery is the pause between two looks of Eventually.
 const pollEvery = 2 * time.Millisecond
 
+// leakPatience is for how long goroutines may still be about to end.
+const leakPatience = 10 * time.Second
+
 // Eventually looks every other millisecond until condition is true and ends the
 // test when it is not within the time given; what says what was waited for.
 func Eventually(t testing.TB, within time.Duration, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(within)
-	for !condition() {
-		if time.Now().After(deadline) {
+	for {
+		last := time.Now().After(deadline) // before the look: a machine that stood still looks once more
+		switch {
+		case condition():
+			return
+		case last:
 			t.Fatalf("after %v still not so: %s", within, what)
 		}
 		time.Sleep(pollEvery)
@@ -29,7 +36,7 @@ func NoLeak(t testing.TB) {
 	t.Helper()
 	before := runtime.NumGoroutine()
 	t.Cleanup(func() {
-		deadline := time.Now().Add(2 * time.Second)
+		deadline := time.Now().Add(leakPatience)
 		for runtime.NumGoroutine() > before {
 			if time.Now().After(deadline) {
 				stacks := make([]byte, 1<<20)

@@ -297,7 +297,7 @@ func answered(p net.Conn) bool {
 func TestSilentFlowsEnd(t *testing.T) {
 	testkit.NoLeak(t)
 	h := openHouse(t, loopback4)
-	h.tune = func(c *ServerConfig) { c.FlowIdle = 500 * time.Millisecond }
+	h.tune = func(c *ServerConfig) { c.FlowIdle = 2 * time.Second }
 	h.serve()
 	conn := h.dial(h.grant())
 	silent := openFlow(t, conn)
@@ -323,7 +323,7 @@ func TestSilentFlowsEnd(t *testing.T) {
 	down := openFlow(t, conn)
 	down.Write([]byte("subscribe"))
 	begin := time.Now()
-	for n := 0; time.Since(begin) < 1500*time.Millisecond; n++ { // three times the limit
+	for n := 0; time.Since(begin) < 6*time.Second; n++ { // three times the limit
 		if _, err := up.Write(nil); err != nil {
 			t.Fatalf("a flow that sends was ended: %v", err)
 		}

@@ -17,7 +17,7 @@ import (
 const (
 	testPort   = 4040
 	testLength = 256
-	patience   = 5 * time.Second
+	patience   = 20 * time.Second
 )
 
 // wire is a host and a stranger, joined by a cable.

@@ -153,7 +153,7 @@ func (e *Everyday) useWith(ctx context.Context, in io.Reader, env []string, prog
 // step is a Step in which nobody else may get an answer from the host.
 func (e *Everyday) step(name string, run func(context.Context) (string, error)) Step {
 	return Step{name, func(ctx context.Context, _ *Lab) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		defer cancel()
 		for _, w := range e.watches {
 			w.Mark(name)

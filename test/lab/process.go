@@ -160,16 +160,17 @@ func Wait(ctx context.Context, limit time.Duration, what string, ok func() (bool
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	var last error
 	for {
+		over := ctx.Err() != nil // before the look: a machine that stood still looks once more
 		done, err := ok()
 		if done {
 			return nil
 		}
-		last = err
+		if over {
+			return errors.Join(fmt.Errorf("waited %s for %s in vain", limit, what), err)
+		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("waited %s for %s in vain", limit, what), last)
 		case <-tick.C:
 		}
 	}
