@@ -23,8 +23,16 @@ func (b *sessions) decided(ctx context.Context) (protect.State, error) {
 		b.state = protect.On
 		return protect.On, b.fw.Install(ctx, rules)
 	}
+	if _, _, err := b.protection.Read(); err != nil && b.state == protect.Off {
+		return b.state, nil // what this agent has read itself holds until its next start
+	}
 	s := protect.Switch{Store: *b.protection, Firewall: b.fw, Rules: rules}
 	state, err := s.Restore(ctx)
+	if errors.Is(err, protect.ErrUnsure) {
+		b.log.Error("THE RECORD OF THE PROTECTION CANNOT BE RELIED ON, and so the rules are in force: "+
+			"postern-host protect, or unprotect, decides anew", logkeys.Error, err)
+		err = nil
+	}
 	if err != nil {
 		return state, err
 	}
@@ -69,10 +77,14 @@ func (b *sessions) followDecision(ctx context.Context) {
 	}
 	r, clock, err := b.protection.Read()
 	if err != nil {
-		b.log.Error("the decision about the protection cannot be read, all stays as it is",
-			logkeys.Error, err)
+		if !b.unread {
+			b.log.Error("the decision about the protection cannot be read, all stays as it is",
+				logkeys.Error, err)
+		}
+		b.unread = true
 		return
 	}
+	b.unread = false
 	state := r.At(clock)
 	over := state == protect.Off && r.State == protect.Trial
 	if state == b.state && !over && r.Since.Equal(b.since) {

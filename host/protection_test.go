@@ -3,6 +3,8 @@ package host
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +87,42 @@ func TestATrialThatIsOverIsTakenDown(t *testing.T) {
 		r, _, readErr := command.Store.Read()
 		return errors.Is(err, firewall.ErrNotInstalled) && readErr == nil && r.State == protect.Off
 	})
+}
+
+// TestAnAgentThatIsUnprotectedStaysSoWhenTheRecordIsDamaged under it: it has read it.
+func TestAnAgentThatIsUnprotectedStaysSoWhenTheRecordIsDamaged(t *testing.T) {
+	a := newInProcess(t)
+	a.config.Protection = &protect.Store{Folder: a.config.State}
+	if err := a.kernel.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan *Running, 1)
+	a.config.Ready = func(r *Running) { ready <- r }
+	a.start(t)
+	r := <-ready
+	path := filepath.Join(a.config.State, "protection.json")
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 10*time.Second, "the agent says that it cannot read it", func() bool {
+		return strings.Contains(a.log.String(), "cannot be read")
+	})
+	err := r.agent.sessions.do(func(ctx context.Context) { r.agent.sessions.reconcile(ctx) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.kernel.List(t.Context()); !errors.Is(err, firewall.ErrNotInstalled) {
+		t.Errorf("it is dark: %v", err)
+	}
+	a.cancel()
+	<-a.done
+	a.run(t)
+	testkit.Eventually(t, 10*time.Second, "the next agent takes no chance", func() bool {
+		_, err := a.kernel.List(t.Context())
+		return err == nil
+	})
+	a.cancel()
+	<-a.done
 }
 
 func TestKeepRulesAgeOnTheBootClock(t *testing.T) {

@@ -76,6 +76,7 @@ type sessions struct {
 	stale  bool          // the kernel may differ from the books
 	state  protect.State // that the table was last brought to
 	since  time.Time     // of the decision that it was brought to
+	unread bool          // the decision could not be read when last looked at
 	synced bool          // the controller has told which sessions there are
 
 	mu    sync.Mutex // guards what follows

@@ -15,14 +15,14 @@ import (
 
 // openFirewall opens the backend that the settings and the machine ask for, logs the
 // choice and what would stand in its way, and touches nothing. It is nil for "none".
+// What was decided that cannot be read counts as decided: whoever puts the rules in
+// force says so.
 func openFirewall(ctx context.Context, s host.Settings, log *slog.Logger) (firewall.Firewall,
 	choose.Choice, error) {
-	record, _, err := protect.Store{Folder: s.State}.Read()
-	if err != nil {
-		return nil, choose.Choice{}, err
-	}
+	record, clock, _ := protect.Store{Folder: s.State}.Read()
 	fw, choice, err := choose.Open(ctx, choose.Config{
 		Backend: s.Firewall.Backend, Name: s.Firewall.Table, Last: survey.Variant(record.Backend),
+		Blind: record.At(clock) != protect.Off,
 	})
 	if err != nil || fw == nil {
 		return nil, choice, err

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/postern-sdp/postern/host"
 	"github.com/postern-sdp/postern/internal/testkit"
 )
 
@@ -67,6 +71,60 @@ func TestTheBootsUnitMakesAProtectedMachineDark(t *testing.T) {
 	if out, err := s.run(bootUnit, "firewall", "up", "--config", s.config); err != nil || !strings.Contains(s.rules(), "policy drop") {
 		t.Errorf("what the unit falls back on: %v\n%s", err, out)
 	}
+}
+
+// TestARecordThatCannotBeReadIsDarkAndIsDecidedAnew: at boot and with the agent the
+// configured rules are in force, the doctor says so, and each command replaces it.
+func TestARecordThatCannotBeReadIsDarkAndIsDecidedAnew(t *testing.T) {
+	s := newService(t)
+	s.configure("[[keep]]\nsource = \"192.0.2.99\"\n")
+	record := filepath.Join(s.state, "protection.json")
+	damage := func(text string, mode os.FileMode) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(record, []byte(text), 0o600), os.Chmod(record, mode)); err != nil {
+			t.Fatal(err)
+		}
+		s.ns.Run(t, "nft", "flush", "ruleset")
+	}
+	dark := func() bool {
+		return strings.Contains(s.rules(), "policy drop") && strings.Contains(s.rules(), "192.0.2.99")
+	}
+	for _, c := range []struct {
+		text string
+		mode os.FileMode
+	}{{"{", 0o600}, {`{"version":2,"state":"off"}`, 0o600}, {`{"version":1,"state":"off"}`, 0o644}} {
+		damage(c.text, c.mode)
+		out, err := s.run(bootUnit, "firewall", "up", "--config", s.config)
+		if err != nil || !dark() || !strings.Contains(out, "so the rules are in force") {
+			t.Errorf("%s: at boot: %v\n%s%s", c.text, err, out, s.rules())
+		}
+	}
+	damage("{", 0o600)
+	s.start(testkit.Unit(t, agentUnit, "AmbientCapabilities"))
+	s.hear("READY=1")
+	if !dark() || !strings.Contains(s.log.String(), "CANNOT BE RELIED ON") {
+		t.Errorf("the agent serves without rules:\n%s", s.rules())
+	}
+	out, err := s.run(agentUnit, "doctor", "--config", s.config)
+	if err == nil || !strings.Contains(out, "damaged: it counts as on") {
+		t.Errorf("the doctor: %v\n%s", err, out)
+	}
+	for _, c := range []struct{ command, then string }{
+		{"protect --yes --now", "on"}, {"protect --yes", "trial"}, {"confirm --force", "on"}, {"unprotect", "off"},
+	} {
+		damage("{", 0o600)
+		if out := s.asRoot(strings.Fields(c.command)...); !strings.Contains(out, "damaged") {
+			t.Errorf("%s does not say what it found:\n%s", c.command, out)
+		}
+		if out := s.asRoot("firewall", "show"); !strings.Contains(out, "protection: "+c.then+"\n") &&
+			!strings.Contains(out, "protection: "+c.then+",") {
+			t.Errorf("after %s:\n%s", c.command, out)
+		}
+	}
+	testkit.Eventually(t, 10*time.Second, "the agent has followed", func() bool {
+		return !strings.Contains(s.rules(), "table inet "+host.DefaultTable)
+	})
+	s.stop()
 }
 
 // TestRootsDecisionsAreTheServicesOwn: the agent reads and changes what root wrote.

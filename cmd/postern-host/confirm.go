@@ -36,13 +36,10 @@ func (p program) runConfirm(c *cli.Context, g *guard) error {
 		return usageError{errors.New("confirm: --keep-admin: want a time up to 24h")}
 	}
 	login := protect.Present()
-	record, clock, err := g.Store.Read()
-	if err != nil {
-		return err
-	}
+	record, clock, _ := g.Store.Read() // openGuard has told its error
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), limit)
 	defer cancel()
-	_, err = g.Confirm(ctx, login.Name, c.Bool("force"), keep)
+	_, err := g.Confirm(ctx, login.Name, c.Bool("force"), keep)
 	switch {
 	case errors.Is(err, protect.ErrSameLogin):
 		return hintError{err, "log in once more, through Postern or from another window, and confirm there; " +

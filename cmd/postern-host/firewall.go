@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -25,7 +26,7 @@ func (p program) firewall() *cli.Command {
 				Name: "up", Usage: "install what protect and confirm decided, as at boot", UsageText: usage("up"),
 				Description: `The boot's unit runs this before the network is up: a protected machine is dark from
 the start. It needs neither an identity nor a controller. Where nothing was decided,
-it does nothing.
+it does nothing; where what was decided cannot be read, the machine becomes dark.
 
    $ postern-host firewall up`,
 				Flags: []cli.Flag{configFlag()}, Action: p.guarded(p.firewallUp),
@@ -48,6 +49,10 @@ func (p program) firewallUp(c *cli.Context, g *guard) error {
 	ctx, cancel := context.WithTimeout(c.Context, limit)
 	defer cancel()
 	state, err := g.Restore(ctx)
+	if errors.Is(err, protect.ErrUnsure) { // with the configured keep rules, which the unit's last resort has not
+		p.sayf("%v", err)
+		err = nil
+	}
 	if err != nil {
 		return err
 	}
@@ -65,10 +70,7 @@ type shown struct {
 }
 
 func (p program) firewallShow(c *cli.Context, g *guard) error {
-	record, clock, err := g.Store.Read()
-	if err != nil {
-		return err
-	}
+	record, clock, _ := g.Store.Read() // openGuard has told its error
 	rules, state := record.Rules(g.Rules, clock)
 	s := shown{State: state, Backend: string(g.choice.Variant), Keep: []string{}, Inside: rules.Inside}
 	if state == protect.Trial {

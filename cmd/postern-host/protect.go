@@ -48,7 +48,8 @@ neither a crash nor a reboot makes it longer.
 
 // plan is what protect is about to do.
 type plan struct {
-	State   protect.State `json:"state"` // before
+	State   protect.State `json:"state"`           // before
+	Fault   string        `json:"fault,omitempty"` // of the record, which is replaced
 	Backend string        `json:"backend"`
 	Reason  string        `json:"reason"`
 	Trial   string        `json:"revert_after,omitempty"`
@@ -72,7 +73,7 @@ func (p program) runProtect(c *cli.Context, g *guard) error {
 	if err != nil || what.DryRun {
 		return err
 	}
-	if what.State == protect.On {
+	if what.State == protect.On && what.Fault == "" {
 		p.sayf("this machine is protected already; postern-host unprotect ends that")
 		return nil
 	}
@@ -112,7 +113,7 @@ func newPlan(c *cli.Context, g *guard) (plan, error) {
 	}
 	record, clock, err := g.Store.Read()
 	if err != nil {
-		return what, err
+		what.Fault = err.Error()
 	}
 	what.State = record.At(clock)
 	login := protect.Present()

@@ -29,7 +29,8 @@ type guard struct {
 // errNoBackend is for settings that leave the ports to somebody else.
 var errNoBackend = errors.New(`firewall.backend is "none": there is nothing to put in force`)
 
-// openGuard opens the firewall that the settings ask for, and touches nothing.
+// openGuard opens the firewall that the settings ask for, says when the record of the
+// protection cannot be read, and touches nothing.
 func (p program) openGuard(ctx context.Context, s host.Settings) (*guard, error) {
 	log := daemon.Logger(p.talk, slog.LevelWarn)
 	rules, err := s.Rules()
@@ -43,9 +44,13 @@ func (p program) openGuard(ctx context.Context, s host.Settings) (*guard, error)
 	if fw == nil {
 		return nil, usageError{errNoBackend}
 	}
+	store := protect.Store{Folder: s.State}
+	if _, _, err := store.Read(); err != nil {
+		p.sayf("%v: until protect, confirm or unprotect decides anew, this machine counts as protected", err)
+	}
 	return &guard{
 		Switch: protect.Switch{
-			Store: protect.Store{Folder: s.State}, Firewall: fw, Rules: rules,
+			Store: store, Firewall: fw, Rules: rules,
 			Backend: string(choice.Variant),
 		},
 		settings: s, choice: choice,

@@ -175,6 +175,41 @@ func TestAtBootTheChoiceOfTheTimeBeforeHolds(t *testing.T) {
 	}
 }
 
+func TestRulesThatMustBeInForceDoWithoutASurvey(t *testing.T) {
+	broken := errors.New("the kernel answers nothing")
+	fault := broken
+	c := Config{Name: name, Blind: true,
+		open: func(string, survey.Variant) (firewall.Firewall, error) { return &memory{did: new([]string)}, nil },
+		look: func(context.Context, string) (*survey.Machine, error) { return nil, fault }}
+	for _, want := range []struct {
+		backend string
+		last    survey.Variant
+		is      survey.Variant
+	}{
+		{Auto, survey.IPTablesLegacy, survey.IPTablesLegacy},
+		{Auto, survey.NFTables, survey.NFTables},
+		{Auto, "", survey.NFTables},
+		{NFTables, survey.IPTablesLegacy, survey.NFTables},
+		{IPTables, survey.IPTablesLegacy, survey.IPTablesLegacy},
+		{IPTables, "", survey.IPTablesNFT},
+	} {
+		c.Backend, c.Last = want.backend, want.last
+		fw, got, err := Open(t.Context(), c)
+		if err != nil || fw == nil || got.Variant != want.is || got.Backend != backendOf(want.is) ||
+			!strings.Contains(got.Reason, broken.Error()) {
+			t.Errorf("%+v: chose %+v, %v", want, got, err)
+		}
+	}
+	fault = firewall.ErrPermission // who may not look may not install either
+	if _, _, err := Open(t.Context(), c); !errors.Is(err, fault) {
+		t.Errorf("without rights: %v", err)
+	}
+	c.Blind, fault = false, broken
+	if _, _, err := Open(t.Context(), c); !errors.Is(err, broken) {
+		t.Errorf("where no rules must be in force: %v", err)
+	}
+}
+
 func TestTheNewBackendIsUpBeforeTheOldOneGoes(t *testing.T) {
 	n := testkit.Netns(t)
 	feed(t, n, oursThere, "iptables-nft-restore")

@@ -8,7 +8,7 @@
 // transactions.
 //
 // What was noted of the time before holds at boot, when the others' rules may not be
-// there yet. What is installed already is carried on with: a restart does not change the
+// there yet, and where rules must be in force on a machine that cannot be surveyed. What is installed already is carried on with: a restart does not change the
 // backend under live pinholes. When the administrator orders another one, Install
 // puts the new one up before it takes the old one away, and carries the pinholes over.
 package choose

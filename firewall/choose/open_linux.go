@@ -20,9 +20,13 @@ type Config struct {
 	// Last is the variant of the time before, if the caller has noted it. Auto takes it
 	// where nothing is installed: at boot the rules of others may not be there yet.
 	Last survey.Variant
+	// Blind is for rules that must be in force: when the machine cannot be surveyed, what
+	// was chosen before is opened, or nftables.
+	Blind bool
 
-	// open stands in for the backends in tests.
+	// open and look stand in for the backends and the machine in tests.
 	open func(name string, v survey.Variant) (firewall.Firewall, error)
+	look func(ctx context.Context, name string) (*survey.Machine, error)
 }
 
 // Open surveys the machine, chooses, and opens the backend, which is nil for None.
@@ -32,12 +36,15 @@ func Open(ctx context.Context, c Config) (firewall.Firewall, Choice, error) {
 	if c.open == nil {
 		c.open = openBackend
 	}
-	m, err := Look(ctx, c.Name)
-	if err != nil && c.Backend == None {
-		m, err = &survey.Machine{}, nil // which needs no rights
+	if c.look == nil {
+		c.look = Look
 	}
-	if err != nil {
-		return nil, Choice{}, err
+	m, unseen := c.look(ctx, c.Name)
+	if unseen != nil {
+		if c.Backend != None && (!c.Blind || errors.Is(unseen, firewall.ErrPermission)) {
+			return nil, Choice{}, unseen
+		}
+		m = &survey.Machine{} // None needs no rights
 	}
 	choice, err := Decide(m, c.Backend)
 	if c.recalls(m) {
@@ -45,6 +52,9 @@ func Open(ctx context.Context, c Config) (firewall.Firewall, Choice, error) {
 	}
 	if err != nil || choice.Backend == None {
 		return nil, choice, err
+	}
+	if unseen != nil {
+		choice = c.unseen(choice, unseen)
 	}
 	fw, err := c.open(c.Name, choice.Variant)
 	if errors.Is(err, ErrNoIPTables) && (c.Backend == Auto || c.Backend == "") && len(m.Ours) == 0 {
@@ -63,6 +73,16 @@ func Open(ctx context.Context, c Config) (firewall.Firewall, Choice, error) {
 func (c Config) recalls(m *survey.Machine) bool {
 	known := c.Last == survey.NFTables || slices.Contains(iptablesVariants(), c.Last)
 	return (c.Backend == Auto || c.Backend == "") && len(m.Ours) == 0 && known
+}
+
+// unseen is the choice for a machine that could not be surveyed, for why.
+func (c Config) unseen(choice Choice, why error) Choice {
+	if choice.Backend == IPTables && slices.Contains(iptablesVariants(), c.Last) {
+		choice.Variant = c.Last
+	}
+	// A reason is words for people, nobody branches on it.
+	choice.Reason = fmt.Sprintf("the machine's other rules are unknown (%v)", why)
+	return choice
 }
 
 // Look surveys the machine for a firewall of that name.

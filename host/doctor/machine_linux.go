@@ -97,7 +97,8 @@ func table(e *examination) Finding {
 func protection(e *examination) Finding {
 	const name = "protection"
 	if e.protectionErr != nil {
-		return Finding{name, Fail, oneLine(e.protectionErr), ""}
+		return Finding{name, Fail, oneLine(e.protectionErr) + ": it counts as on",
+			"postern-host protect, or unprotect, decides anew"}
 	}
 	switch {
 	case e.protection == "on":

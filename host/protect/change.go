@@ -2,7 +2,6 @@ package protect
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -51,16 +50,18 @@ func (s Switch) Begin(ctx context.Context, trial time.Duration, ways []Way,
 }
 
 // Confirm ends the trial and leaves the rules in force. login must be another one
-// than began it, unless force. The administrators' ways in stay for keep.
+// than began it, unless force. The administrators' ways in stay for keep. A record
+// that cannot be read may have been a trial's.
 func (s Switch) Confirm(ctx context.Context, login string, force bool, keep time.Duration) (Record, error) {
 	return s.change(ctx, func(r *Record, c Clock) error {
-		if r.At(c) != Trial {
+		if r.At(c) != Trial && !r.unread {
 			return ErrNoTrial
 		}
 		if login != "" && login == r.Login && !force {
 			return ErrSameLogin
 		}
 		r.State, r.Until, r.Login = On, 0, ""
+		r.Boot, r.Backend, r.unread = c.Boot, s.Backend, false
 		for i := range r.Admins {
 			r.Admins[i].Until = c.Now + keep
 		}
@@ -90,22 +91,19 @@ func (s Switch) change(ctx context.Context, change func(*Record, Clock) error) (
 
 // Restore brings the rules to what the record says, and returns what that is. Of
 // a trial that is over it takes down the record as well. At boot, this is what makes
-// the host dark. When the record cannot be read, the rules are put in force, and the
-// error says so: nobody knows that they shall not be.
+// the host dark. When the record cannot be read or locked, the rules are put in force,
+// and the error is [ErrUnsure].
 func (s Switch) Restore(ctx context.Context) (State, error) {
 	var state State
-	over := false
-	if _, _, err := s.Store.Read(); err != nil {
-		if fault := s.Firewall.Install(ctx, s.Rules); fault != nil {
-			return On, errors.Join(err, fault)
-		}
-		return On, err
-	}
+	held, over := false, false
 	err := s.Store.Hold(func(r Record, c Clock) error {
-		state = r.At(c)
+		held, state = true, r.At(c)
 		over = state == Off && r.State == Trial
 		return s.enforce(ctx, r, c)
 	})
+	if err != nil && !held {
+		return s.restoreUnsure(ctx, err)
+	}
 	if err == nil && over {
 		err = s.Store.Change(func(r *Record, c Clock) error {
 			if r.State == Trial && r.At(c) == Off {
@@ -115,6 +113,21 @@ func (s Switch) Restore(ctx context.Context) (State, error) {
 		}, func(Record, Clock) error { return nil })
 	}
 	return state, err
+}
+
+// restoreUnsure is for a record that fault keeps from being read or locked. What can be
+// read holds; if nothing can, nobody knows that the rules shall not be in force.
+func (s Switch) restoreUnsure(ctx context.Context, fault error) (State, error) {
+	r, c, _ := s.Store.Read() // its error is in fault
+	state := r.At(c)
+	if state == Off {
+		return Off, fault
+	}
+	if err := s.enforce(ctx, r, c); err != nil {
+		// Not to be taken for [ErrUnsure] or what is behind it: nothing is in force.
+		return state, fmt.Errorf("%w; beside that: %v", err, fault)
+	}
+	return state, fmt.Errorf("%w: %w", ErrUnsure, fault)
 }
 
 func (s Switch) enforce(ctx context.Context, r Record, c Clock) error {

@@ -9,4 +9,7 @@ var (
 	ErrNoTrial   = errors.New("there is no trial to confirm")
 	ErrSameLogin = errors.New("this is the login that began the trial")
 	ErrTrial     = errors.New("a trial's length is between 1s and 24h")
+	// ErrUnsure comes with rules that are in force although nobody can tell that they
+	// shall be.
+	ErrUnsure = errors.New("the protection's record cannot be relied on, so the rules are in force")
 )

@@ -6,12 +6,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/internal/atomicfile"
 )
 
 // kernel notes what it was told last.
@@ -166,39 +168,78 @@ func TestARebootEndsATrial(t *testing.T) {
 	}
 }
 
-func TestRevertTakesTheRulesAwayAlsoFromADamagedRecord(t *testing.T) {
+// unreadables are records that say nothing, with the mode of their file.
+var unreadables = []struct {
+	text string
+	mode os.FileMode
+	is   error
+}{
+	{"", 0o600, ErrRecord},
+	{"{", 0o600, ErrRecord},
+	{`{"version":1,"state":"perhaps"}`, 0o600, ErrRecord},
+	{"null", 0o600, ErrRecord},
+	{`{"version":2,"state":"off"}`, 0o600, ErrNewer},
+	{`{"version":1,"state":"off"}`, 0o644, atomicfile.ErrNotPrivate},
+}
+
+func TestARecordThatCannotBeReadIsTakenForOnAndLeftAsItIs(t *testing.T) {
 	m := newMachine(t)
 	m.begin(t, 0)
-	compareRules(t, m.kernel.rules, m.Rules)
 	path := filepath.Join(m.Store.Folder, recordName)
-	for _, text := range []string{"", "{", `{"version":1,"state":"perhaps"}`, "null"} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	for _, u := range unreadables {
+		if err := errors.Join(os.WriteFile(path, []byte(u.text), 0o600), os.Chmod(path, u.mode)); err != nil {
 			t.Fatal(err)
 		}
 		m.kernel.rules = nil
-		if s, err := m.Restore(t.Context()); !errors.Is(err, ErrRecord) || s != On || m.kernel.rules == nil {
-			t.Errorf("%q: %s, %v, rules %v; want them in force", text, s, err, m.kernel.rules)
+		s, err := m.Restore(t.Context())
+		if !errors.Is(err, u.is) || !errors.Is(err, ErrUnsure) || s != On {
+			t.Errorf("%q: %s, %v", u.text, s, err)
 		}
-		if err := m.Revert(t.Context()); err != nil || m.kernel.rules != nil {
-			t.Errorf("%q: revert: %v, rules %v", text, err, m.kernel.rules)
+		compareRules(t, m.kernel.rules, m.Rules)
+		if text, err := os.ReadFile(path); err != nil || string(text) != u.text {
+			t.Errorf("%q is now %q, %v", u.text, text, err)
+		}
+	}
+	m.kernel.broken = errors.New("no room")
+	if s, err := m.Restore(t.Context()); !errors.Is(err, m.kernel.broken) || errors.Is(err, ErrUnsure) || s != On {
+		t.Errorf("nothing is in force: %s, %v", s, err)
+	}
+}
+
+func TestWhoDecidesAnewReplacesARecordThatCannotBeRead(t *testing.T) {
+	m := newMachine(t)
+	m.begin(t, 0)
+	path := filepath.Join(m.Store.Folder, recordName)
+	for _, u := range unreadables {
+		for what, decide := range map[State]func() error{
+			On:    func() error { _, err := m.Confirm(t.Context(), second, false, 0); return err },
+			Trial: func() error { _, err := m.Begin(t.Context(), time.Minute, nil, first); return err },
+			Off:   func() error { return m.Revert(t.Context()) },
+		} {
+			if err := errors.Join(os.WriteFile(path, []byte(u.text), 0o600), os.Chmod(path, u.mode)); err != nil {
+				t.Fatal(err)
+			}
+			m.kernel.rules = nil
+			if err := decide(); err != nil || (m.kernel.rules == nil) != (what == Off) {
+				t.Errorf("%q: %s: %v, rules %v", u.text, what, err, m.kernel.rules)
+			}
+			if r, c, err := m.Store.Read(); err != nil || r.At(c) != what {
+				t.Errorf("%q: the record says %s, %v, want %s", u.text, r.At(c), err, what)
+			}
 		}
 	}
 }
 
-func TestARecordOfANewerVersionIsLeftAlone(t *testing.T) {
+func TestALockThatCannotBeHadKeepsNoRulesAway(t *testing.T) {
 	m := newMachine(t)
-	m.begin(t, 0)
-	path := filepath.Join(m.Store.Folder, recordName)
-	const newer = `{"version":2,"state":"on"}`
-	if err := os.WriteFile(path, []byte(newer), 0o600); err != nil {
-		t.Fatal(err)
+	m.begin(t, 5*time.Minute)
+	want := *m.kernel.rules
+	m.kernel.rules = nil
+	m.Store.lockWith = func(int, int) error { return syscall.ENOLCK }
+	if s, err := m.Restore(t.Context()); !errors.Is(err, ErrUnsure) || s != Trial {
+		t.Errorf("%s, %v", s, err)
 	}
-	if _, err := m.Begin(t.Context(), 0, nil, first); !errors.Is(err, ErrNewer) {
-		t.Errorf("Begin: %v", err)
-	}
-	if text, err := os.ReadFile(path); err != nil || string(text) != newer {
-		t.Errorf("the file is now %q, %v", text, err)
-	}
+	compareRules(t, m.kernel.rules, want)
 }
 
 func TestNothingChangesWhenTheRecordCannotBeWritten(t *testing.T) {

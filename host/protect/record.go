@@ -33,7 +33,13 @@ type Record struct {
 	Backend string `json:"backend,omitempty"`
 	// Since is the wall clock's time of the last change, for people.
 	Since time.Time `json:"since"`
+
+	unread bool // it stands for one that could not be read
 }
+
+// unreadable stands for a record that could not be read: nobody knows that the
+// rules shall not be in force.
+func unreadable() Record { return Record{State: On, unread: true} }
 
 // Admin is an administrator's own way in, for a time.
 type Admin struct {

@@ -26,6 +26,8 @@ type Store struct {
 	Folder string
 	// Clock is this machine's unless set.
 	Clock func() (Clock, error)
+
+	lockWith func(fd, how int) error // flock(2) unless set
 }
 
 // Now reads the clock.
@@ -37,25 +39,31 @@ func (s Store) Now() (Clock, error) {
 	return Clock{Boot: boot, Now: bootclock.Now()}, err
 }
 
-// Read returns the record and what it means now. Without one the state is [Off].
+// Read returns the record and the time it means something at. Without one the state
+// is [Off]; beside an error it is [On].
 func (s Store) Read() (Record, Clock, error) {
 	clock, err := s.Now()
 	if err != nil {
-		return Record{}, clock, err
+		return unreadable(), clock, err
 	}
+	r, err := s.load()
+	return r, clock, err
+}
+
+func (s Store) load() (Record, error) {
 	path := filepath.Join(s.Folder, recordName)
 	text, err := atomicfile.ReadPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Record{Version: recordVersion, State: Off}, clock, nil
+		return Record{Version: recordVersion, State: Off}, nil
 	}
 	if err != nil {
-		return Record{}, clock, fmt.Errorf("read protection: %w", err)
+		return unreadable(), fmt.Errorf("read protection: %w", err)
 	}
 	r, err := parse(text)
 	if err != nil {
-		return Record{}, clock, fmt.Errorf("read protection %s: %w", path, err)
+		return unreadable(), fmt.Errorf("read protection %s: %w", path, err)
 	}
-	return r, clock, nil
+	return r, nil
 }
 
 func parse(text []byte) (Record, error) {
@@ -79,17 +87,19 @@ func parse(text []byte) (Record, error) {
 
 // Change lets change alter the record, and then, before anybody else may, has act
 // bring the rules to it. When the record cannot be written, act is not called, and
-// everything is as it was.
+// everything is as it was. One that cannot be read is replaced: who changes it
+// decides anew.
 func (s Store) Change(change func(*Record, Clock) error, act func(Record, Clock) error) error {
 	unlock, err := s.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	r, clock, err := s.Read()
-	if err != nil && !errors.Is(err, ErrRecord) { // a damaged one is as good as none
+	clock, err := s.Now()
+	if err != nil {
 		return err
 	}
+	r, _ := s.load() // its error is told by whoever reads it before
 	if err := change(&r, clock); err != nil {
 		return err
 	}
@@ -128,8 +138,12 @@ func (s Store) lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock protection: %w", err)
 	}
+	flock := unix.Flock
+	if s.lockWith != nil {
+		flock = s.lockWith
+	}
 	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		err = flock(int(f.Fd()), unix.LOCK_EX)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
