@@ -38,8 +38,12 @@ type Config struct {
 	Backend  string            // that Firewall is of, when Settings leave it open; for status
 	// Protection has the decision whether the rules are in force. Nil: they are.
 	Protection *protect.Store
-	Log        *slog.Logger
-	Version    string // told to the controller and by status
+	// Reread reads the configuration as it is now, for the rules that a new decision
+	// about the protection puts in force. Nil: they stay as they were.
+	Reread  func() (Settings, error)
+	Log     *slog.Logger
+	Version string // told to the controller and by status
+	File    string // that the settings are from; for status
 	// Ready, if set, is called once when the table stands and the sockets are open.
 	// It must not block.
 	Ready func(*Running)
@@ -152,11 +156,15 @@ func (a *agent) assemble() error {
 		return err
 	}
 	a.sessions = newSessions(&sessions{
-		reach: newReach(a.Gateway.prefixes()), fw: a.Firewall, protection: a.Protection, rules: rules, ruled: bootClock(), gate: a.gate, hints: a.knocks.table, now: bootClock,
+		reach: newReach(a.Gateway.prefixes()), fw: a.Firewall, protection: a.Protection, rules: rules, ruled: bootClock(),
+		gate: a.gate, hints: a.knocks.table, now: bootClock,
 		port: a.gate.Addr().Port(), log: a.Log,
 		onEnd:    func(e control.Ended) { a.link.tell(control.FromHost{Ended: &e}) },
 		onChange: func() { a.state.changed() },
 	})
+	if a.Reread != nil {
+		a.sessions.reread = a.rereadRules
+	}
 	a.knocks.bind = a.sessions.bind
 	a.state = &writer{
 		path: filepath.Join(a.State, stateName), boot: a.boot, log: a.Log,
@@ -179,6 +187,15 @@ func (a *agent) assemble() error {
 	})
 	a.knocks.other = a.glass.take
 	return nil
+}
+
+// rereadRules returns the rules of the configuration as it is now.
+func (a *agent) rereadRules() (firewall.Rules, error) {
+	s, err := a.Reread()
+	if err != nil {
+		return firewall.Rules{}, err
+	}
+	return s.Rules()
 }
 
 // install makes the host dark, and adopts what an agent before this one left.
@@ -289,6 +306,7 @@ func (a *agent) status() (Status, error) {
 	s := Status{
 		Protection: string(state),
 		Version:    a.Version, Name: a.identity.Name, Host: a.identity.ID, Started: a.started,
+		Config: a.File, Settings: a.Settings.Fixed(),
 		Link: a.link.current(), Firewall: cmp.Or(a.Backend, a.Settings.Firewall.Backend),
 		CertificateExpires: a.identity.Leaf().NotAfter, Sessions: live, Pinholes: pinholes,
 		HostKnocks: a.knocks.counters(), Capture: a.captured != nil,

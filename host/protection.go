@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/postern-sdp/postern/firewall"
@@ -18,15 +19,14 @@ const decisionsEvery = 500 * time.Millisecond
 // decided brings the table to what is decided about the host, and returns what that
 // is. Without a store of decisions, the rules are always in force.
 func (b *sessions) decided(ctx context.Context) (protect.State, error) {
-	rules := aged(b.rules, b.now()-b.ruled)
 	if b.protection == nil {
 		b.state = protect.On
-		return protect.On, b.fw.Install(ctx, rules)
+		return protect.On, b.fw.Install(ctx, aged(b.rules, b.now()-b.ruled))
 	}
 	if _, _, err := b.protection.Read(); err != nil && b.state == protect.Off {
 		return b.state, nil // what this agent has read itself holds until its next start
 	}
-	s := protect.Switch{Store: *b.protection, Firewall: b.fw, Rules: rules}
+	s := protect.Switch{Store: *b.protection, Firewall: b.fw, Latest: b.latest}
 	state, err := s.Restore(ctx)
 	if errors.Is(err, protect.ErrUnsure) {
 		b.log.Error("THE RECORD OF THE PROTECTION CANNOT BE RELIED ON, and so the rules are in force: "+
@@ -69,8 +69,27 @@ func explainState(s protect.State) string {
 	return "STRANGERS SEE WHAT LISTENS HERE: postern-host protect hides it"
 }
 
+// latest returns the configured rules for acting on a decision. The command that made
+// it has read the configuration anew, and so the agent does, once for each decision.
+// When it cannot be read, what the command put in force is left alone.
+func (b *sessions) latest(ctx context.Context, r protect.Record) (firewall.Rules, bool) {
+	if b.reread != nil && !reflect.DeepEqual(r, b.read) {
+		rules, err := b.reread()
+		if err == nil {
+			b.rules, b.ruled, b.read = rules, b.now(), r
+		} else {
+			b.log.Error("configuration not taken with the decision about the protection", logkeys.Error, err)
+			if _, missing := b.fw.List(ctx); missing == nil {
+				return firewall.Rules{}, false
+			}
+		}
+	}
+	return aged(b.rules, b.now()-b.ruled), true
+}
+
 // followDecision looks whether the decision has changed, or a trial has ended, and
-// brings the kernel to it.
+// brings the kernel to it, never with older rules than those of the command that
+// changed it.
 func (b *sessions) followDecision(ctx context.Context) {
 	if b.protection == nil {
 		return
@@ -87,7 +106,7 @@ func (b *sessions) followDecision(ctx context.Context) {
 	b.unread = false
 	state := r.At(clock)
 	over := state == protect.Off && r.State == protect.Trial
-	if state == b.state && !over && r.Since.Equal(b.since) {
+	if state == b.state && !over && reflect.DeepEqual(r, b.last) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
@@ -99,7 +118,7 @@ func (b *sessions) followDecision(ctx context.Context) {
 		b.log.Error("the decision about the protection is not carried out yet", logkeys.Error, err)
 		return
 	}
-	b.since = r.Since
+	b.last = r
 	b.reconcile(ctx)
 }
 
@@ -117,6 +136,9 @@ func (b *sessions) reinstall(ctx context.Context) error {
 // install makes the host dark if that is decided, and returns the pinholes that
 // the kernel holds.
 func (b *sessions) install(ctx context.Context) ([]firewall.Pinhole, error) {
+	if b.protection != nil {
+		b.last, _, _ = b.protection.Read() // before it is acted on: what changes after that is seen
+	}
 	if _, err := b.decided(ctx); err != nil {
 		return nil, fmt.Errorf("install firewall: %w", err)
 	}

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/host/protect"
+	"github.com/postern-sdp/postern/internal/config"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/testkit"
 )
@@ -121,6 +125,76 @@ func TestAnAgentThatIsUnprotectedStaysSoWhenTheRecordIsDamaged(t *testing.T) {
 		_, err := a.kernel.List(t.Context())
 		return err == nil
 	})
+	a.cancel()
+	<-a.done
+}
+
+// notedKernel keeps the rules that were installed.
+type notedKernel struct {
+	*memoryKernel
+	mu    sync.Mutex // guards rules
+	rules []firewall.Rules
+}
+
+// Install implements [firewall.Firewall].
+func (k *notedKernel) Install(ctx context.Context, rules firewall.Rules) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.rules = append(k.rules, rules)
+	return k.memoryKernel.Install(ctx, rules)
+}
+
+func (k *notedKernel) installed() []firewall.Rules {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.rules)
+}
+
+// TestTheAgentPutsNoOlderRulesInForceThanACommand: an administrator edits the
+// configuration and runs protect, without a word to the agent.
+func TestTheAgentPutsNoOlderRulesInForceThanACommand(t *testing.T) {
+	a := newInProcess(t)
+	kernel := &notedKernel{memoryKernel: a.kernel}
+	if err := a.kernel.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next := a.config.Settings
+	next.Keep = []config.Keep{{Source: "198.51.100.0/24"}}
+	var fault atomic.Bool
+	a.config.Firewall, a.config.Protection = kernel, &protect.Store{Folder: a.config.State}
+	a.config.Reread = func() (Settings, error) {
+		if fault.Load() {
+			return Settings{}, errors.New("a typing mistake")
+		}
+		return next, nil
+	}
+	a.start(t)
+	rules, err := next.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The command has its own hold of the kernel, so that kernel notes the agent's only.
+	command := protect.Switch{Store: *a.config.Protection, Firewall: a.kernel, Rules: rules}
+	if _, err := command.Begin(t.Context(), time.Hour, nil, "a login"); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 10*time.Second, "the agent follows", func() bool { return len(kernel.installed()) > 0 })
+	for _, r := range kernel.installed() {
+		if len(r.Keep) != 1 || r.Keep[0].Source.String() != "198.51.100.0/24" {
+			t.Errorf("the agent installed %+v", r)
+		}
+	}
+	fault.Store(true)
+	before := len(kernel.installed())
+	if _, err := command.Confirm(t.Context(), "another login", false, 0); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 10*time.Second, "the agent knows of the confirmation", func() bool {
+		return strings.Contains(a.log.String(), "typing mistake") && strings.Contains(a.log.String(), "state=on")
+	})
+	if after := kernel.installed(); len(after) != before {
+		t.Errorf("with a faulty file the agent installed %+v", after[before:])
+	}
 	a.cancel()
 	<-a.done
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/host/protect"
 )
 
 // Running is an agent that serves: its table stands and its sockets are open.
@@ -57,7 +59,7 @@ func (r *Running) Reload(ctx context.Context, next Settings) (waiting []string, 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	waiting = differences("", r.settings, next)
+	waiting = Waiting(r.settings.Fixed(), next.Fixed())
 	stopped := r.agent.sessions.do(func(owner context.Context) {
 		err = r.agent.sessions.setRules(owner, rules)
 	})
@@ -74,31 +76,42 @@ func changeable(key string) bool {
 	return key == "keep" || key == "firewall.inside" || key == "log_level"
 }
 
-// differences returns the keys, behind prefix, that a and b differ in and that wait
-// for a restart.
-func differences(prefix string, a, b any) []string {
-	var keys []string
-	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range x.NumField() {
-		key, _, _ := strings.Cut(x.Type().Field(i).Tag.Get("toml"), ",")
+// Fixed returns what of the settings holds as long as an agent runs, by its keys. A
+// list that is missing reads like one that is empty.
+func (s Settings) Fixed() map[string]string {
+	all := make(map[string]string)
+	flatten(all, "", reflect.ValueOf(s))
+	return all
+}
+
+func flatten(into map[string]string, prefix string, s reflect.Value) {
+	for i := range s.NumField() {
+		key, _, _ := strings.Cut(s.Type().Field(i).Tag.Get("toml"), ",")
 		key = prefix + key
+		field := s.Field(i)
 		switch {
 		case changeable(key):
-		case x.Field(i).Kind() == reflect.Struct:
-			keys = append(keys, differences(key+".", x.Field(i).Interface(), y.Field(i).Interface())...)
-		case !same(x.Field(i), y.Field(i)):
+		case field.Kind() == reflect.Struct:
+			flatten(into, key+".", field)
+		case field.Kind() == reflect.Slice:
+			into[key] = fmt.Sprintf("%q", field.Interface())
+		default:
+			into[key] = fmt.Sprint(field.Interface())
+		}
+	}
+}
+
+// Waiting returns the keys in which next differs from what a running agent has, both
+// as of [Settings.Fixed]: there next holds from the agent's next start on.
+func Waiting(running, next map[string]string) []string {
+	var keys []string
+	for key, value := range next {
+		if running[key] != value {
 			keys = append(keys, key)
 		}
 	}
+	slices.Sort(keys)
 	return keys
-}
-
-// same takes a list that is missing for one that is empty.
-func same(x, y reflect.Value) bool {
-	if x.Kind() == reflect.Slice && x.Len() == 0 && y.Len() == 0 {
-		return true
-	}
-	return reflect.DeepEqual(x.Interface(), y.Interface())
 }
 
 // alive passes a message through the owner, and the lock that everybody needs.
@@ -136,7 +149,7 @@ func (b *sessions) setRules(ctx context.Context, rules firewall.Rules) error {
 		_, err = b.decided(ctx)
 	}
 	if err != nil && !errors.Is(err, firewall.ErrNotInstalled) {
-		b.rules, b.ruled = before, ruled
+		b.rules, b.ruled, b.read = before, ruled, protect.Record{}
 		return fmt.Errorf("install firewall: %w", err)
 	}
 	return nil

@@ -51,7 +51,8 @@ type sessions struct {
 	// protection has the decision whether rules are in force; nil: they are.
 	protection *protect.Store
 	rules      firewall.Rules
-	ruled      time.Duration // when rules were read, on the boot clock
+	ruled      time.Duration                  // when rules were read, on the boot clock
+	reread     func() (firewall.Rules, error) // as they are now; nil: as they were
 	gate       gate
 	reach      *reach
 	hints      hints
@@ -73,11 +74,12 @@ type sessions struct {
 	// Only the owner goroutine uses these.
 	holes  *pinholes
 	timers deadlines
-	stale  bool          // the kernel may differ from the books
-	state  protect.State // that the table was last brought to
-	since  time.Time     // of the decision that it was brought to
-	unread bool          // the decision could not be read when last looked at
-	synced bool          // the controller has told which sessions there are
+	stale  bool           // the kernel may differ from the books
+	state  protect.State  // that the table was last brought to
+	last   protect.Record // the decision that it was brought to
+	read   protect.Record // the decision that rules are as new as
+	unread bool           // the decision could not be read when last looked at
+	synced bool           // the controller has told which sessions there are
 
 	mu    sync.Mutex // guards what follows
 	live  map[key.ID]*session

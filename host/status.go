@@ -35,6 +35,10 @@ type Status struct {
 	Link       LinkStatus `json:"link"`
 	Protection string     `json:"protection"` // on, trial or off
 	Firewall   string     `json:"firewall"`   // nftables, iptables or none
+	// Config is the file that the agent reads; Settings are what of it holds until the
+	// agent's next start, by their keys.
+	Config   string            `json:"config,omitempty"`
+	Settings map[string]string `json:"settings"`
 	// CertificateExpires is when the present certificate ends.
 	CertificateExpires time.Time         `json:"certificate_expires"`
 	Sessions           []SessionStatus   `json:"sessions"`

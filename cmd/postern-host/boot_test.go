@@ -32,15 +32,21 @@ func (s *service) run(unit string, args ...string) (string, error) {
 // asRoot runs the program as an administrator does.
 func (s *service) asRoot(args ...string) string {
 	s.t.Helper()
+	out, err := s.root(args...)
+	if err != nil {
+		s.t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+func (s *service) root(args ...string) (string, error) {
+	s.t.Helper()
 	cmd := exec.Command(s.me, append(args, "--config", s.config)...)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
 	var out []byte
 	var err error
 	s.ns.Do(s.t, func() { out, err = cmd.CombinedOutput() })
-	if err != nil {
-		s.t.Fatalf("%v: %v\n%s", args, err, out)
-	}
-	return string(out)
+	return string(out), err
 }
 
 // TestTheBootsUnitMakesAProtectedMachineDark with its own user and capabilities, from
@@ -124,6 +130,44 @@ func TestARecordThatCannotBeReadIsDarkAndIsDecidedAnew(t *testing.T) {
 	testkit.Eventually(t, 10*time.Second, "the agent has followed", func() bool {
 		return !strings.Contains(s.rules(), "table inet "+host.DefaultTable)
 	})
+	s.stop()
+}
+
+// TestARunningAgentAndTheCommandsAgreeOnTheRules, also when the configuration was edited
+// since the agent started.
+func TestARunningAgentAndTheCommandsAgreeOnTheRules(t *testing.T) {
+	s := newService(t)
+	s.asRoot("unprotect")
+	s.start(testkit.Unit(t, agentUnit, "AmbientCapabilities"))
+	s.hear("READY=1")
+	const keep = "[[keep]]\nsource = \"192.0.2.99\"\n"
+	for _, c := range []struct{ edited, key string }{
+		{"[firewall]\nbackend = \"iptables\"\n" + keep, "firewall.backend"},
+		{"[firewall]\ntable = \"other\"\n" + keep, "firewall.table"},
+		{"[tunnel]\nlisten = \"[::]:4142\"\n" + keep, "tunnel.listen"},
+	} {
+		s.configure(c.edited)
+		out, err := s.root("protect", "--yes")
+		if err == nil || !strings.Contains(out, c.key) || !strings.Contains(out, "restart") {
+			t.Errorf("%s: %v\n%s", c.key, err, out)
+		}
+		if strings.Contains(s.rules(), "drop") {
+			t.Fatalf("%s: the rules are in force:\n%s", c.key, s.rules())
+		}
+	}
+	s.configure(keep + "[emergency]\nonly_when_alone = \"2m\"\n") // which waits, and is no matter here
+	s.asRoot("protect", "--yes")
+	testkit.Eventually(t, 10*time.Second, "the agent has followed", func() bool {
+		return strings.Contains(s.log.String(), "state=trial")
+	})
+	if got := s.rules(); !strings.Contains(got, "192.0.2.99") {
+		t.Errorf("the agent took the keep rule away:\n%s", got)
+	}
+	s.configure("[tunnel]\nlisten = \"[::]:4142\"\n" + keep)
+	if out, err := s.root("confirm", "--force"); err == nil || !strings.Contains(out, "tunnel.listen") {
+		t.Errorf("confirm: %v\n%s", err, out)
+	}
+	s.asRoot("unprotect") // in whatever state
 	s.stop()
 }
 

@@ -35,6 +35,9 @@ func (p program) runConfirm(c *cli.Context, g *guard) error {
 	if keep < 0 || keep > protect.MaxTrial {
 		return usageError{errors.New("confirm: --keep-admin: want a time up to 24h")}
 	}
+	if err := g.checkAgent(c.Context, configPath(c)); err != nil {
+		return err
+	}
 	login := protect.Present()
 	record, clock, _ := g.Store.Read() // openGuard has told its error
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), limit)

@@ -70,6 +70,9 @@ func (p program) runProtect(c *cli.Context, g *guard) error {
 	} else {
 		err = p.printPlan(g, what)
 	}
+	if err == nil {
+		err = g.checkAgent(c.Context, configPath(c))
+	}
 	if err != nil || what.DryRun {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +57,41 @@ func (p program) openGuard(ctx context.Context, s host.Settings) (*guard, error)
 		},
 		settings: s, choice: choice,
 	}, nil
+}
+
+// checkAgent refuses to put rules in force beside a running agent that would put others
+// there: it reads what of the configuration is not at stake here by itself, and the
+// rest when it starts.
+func (g *guard) checkAgent(ctx context.Context, config string) error {
+	s, err := host.ReadStatus(ctx, g.settings.StatusSocket)
+	if err != nil || s.Settings == nil { // there is none, or one that does not tell
+		return nil
+	}
+	if s.Config != "" && !sameFile(s.Config, config) {
+		return hintError{fmt.Errorf("the running agent's configuration is %s, not %s", s.Config, config),
+			"--config " + s.Config}
+	}
+	const restart = "restart the agent, whose sessions go on: systemctl restart postern-host"
+	waiting := slices.DeleteFunc(host.Waiting(s.Settings, g.settings.Fixed()), func(key string) bool {
+		return key != "state" && !strings.HasPrefix(key, "firewall.") && !strings.HasPrefix(key, "tunnel.")
+	})
+	if len(waiting) > 0 {
+		return hintError{fmt.Errorf("what the configuration says of %s waits for a restart of the running "+
+			"agent, which would put other rules in force", strings.Join(waiting, ", ")), restart}
+	}
+	if chosen := string(g.choice.Variant); s.Firewall != chosen {
+		return hintError{fmt.Errorf("the running agent uses %s, and now it would be %s", s.Firewall, g.choice), restart}
+	}
+	return nil
+}
+
+func sameFile(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
 func (g *guard) close() { _ = g.Firewall.Close() } // the rules stay, and nothing is lost

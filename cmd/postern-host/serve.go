@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,6 +45,15 @@ func settings(c *cli.Context) (host.Settings, error) {
 	return s, nil
 }
 
+// configPath is where the command line's configuration is, or would be.
+func configPath(c *cli.Context) string {
+	path := c.String("config")
+	if whole, err := filepath.Abs(path); err == nil {
+		return whole
+	}
+	return path
+}
+
 func (p program) serve() *cli.Command {
 	return &cli.Command{
 		Name:      "serve",
@@ -53,7 +63,8 @@ func (p program) serve() *cli.Command {
 let in, connects to the controller, and serves its sessions until SIGTERM or
 SIGINT. The table stays when the agent ends: the machine stays dark. SIGHUP reads
 the configuration again: keep rules and log_level hold at once, a log line names what
-waits for a restart, and a file with a fault changes nothing.
+waits for a restart, and a file with a fault changes nothing. protect and confirm have
+the keep rules read again, too.
 
 Before the first time on a remote machine, have a [[keep]] rule for your own address.
 
@@ -100,7 +111,7 @@ func (p program) serveWith(c *cli.Context, s host.Settings) error {
 		ready: make(chan *host.Running, 1),
 	}
 	cfg := host.Config{
-		Settings: s, Version: version.Version, Log: a.log,
+		Settings: s, Version: version.Version, File: configPath(c), Log: a.log, Reread: a.settings,
 		Ready: func(r *host.Running) { a.ready <- r },
 	}
 	//

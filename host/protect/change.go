@@ -21,6 +21,9 @@ type Switch struct {
 	Firewall firewall.Firewall
 	Rules    firewall.Rules // the configured ones
 	Backend  string         // that Firewall is of, to be noted for the next boot
+	// Latest, if set, returns the configured rules where Rules may be older than the
+	// record that is acted on; ok is false when those in force are to be left alone.
+	Latest func(context.Context, Record) (rules firewall.Rules, ok bool)
 }
 
 // Way is an administrator's way in.
@@ -131,13 +134,20 @@ func (s Switch) restoreUnsure(ctx context.Context, fault error) (State, error) {
 }
 
 func (s Switch) enforce(ctx context.Context, r Record, c Clock) error {
-	rules, state := r.Rules(s.Rules, c)
-	if state == Off {
+	if r.At(c) == Off {
 		if err := s.Firewall.Remove(ctx); err != nil {
 			return fmt.Errorf("take the rules away: %w", err)
 		}
 		return nil
 	}
+	configured, ok := s.Rules, true
+	if s.Latest != nil {
+		configured, ok = s.Latest(ctx, r)
+	}
+	if !ok {
+		return nil
+	}
+	rules, _ := r.Rules(configured, c)
 	if err := s.Firewall.Install(ctx, rules); err != nil {
 		return fmt.Errorf("put the rules in force: %w", err)
 	}
