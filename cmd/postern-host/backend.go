@@ -24,8 +24,12 @@ func openFirewall(ctx context.Context, s host.Settings, log *slog.Logger) (firew
 		Backend: s.Firewall.Backend, Name: s.Firewall.Table, Last: survey.Variant(record.Backend),
 		Blind: record.At(clock) != protect.Off,
 	})
-	if err != nil || fw == nil {
+	if err != nil {
 		return nil, choice, err
+	}
+	if fw == nil {
+		warnLeft(ctx, s, log)
+		return nil, choice, nil
 	}
 	log.Info("firewall chosen", logkeys.Backend, choice.String())
 	m, err := choose.Look(ctx, s.Firewall.Table)
@@ -42,6 +46,15 @@ func openFirewall(ctx context.Context, s host.Settings, log *slog.Logger) (firew
 		}
 	}
 	return fw, choice, nil
+}
+
+// warnLeft says when rules of ours are in force without a backend that opens them.
+func warnLeft(ctx context.Context, s host.Settings, log *slog.Logger) {
+	m, err := choose.Look(ctx, s.Firewall.Table)
+	if err == nil && len(m.Ours) > 0 {
+		log.Warn("rules of before are in force, and nobody opens a door in them: postern-host unprotect "+
+			"takes them away", logkeys.Backend, string(m.Ours[0]))
+	}
 }
 
 // tunnelPort is the local port that pinholes are for.

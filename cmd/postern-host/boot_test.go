@@ -19,14 +19,30 @@ const bootUnit = "../../configs/systemd/postern-host-firewall.service"
 // run runs the program as the service's user, with the capabilities of a unit.
 func (s *service) run(unit string, args ...string) (string, error) {
 	s.t.Helper()
-	line := slices.Concat(testkit.Setpriv(account, testkit.Unit(s.t, unit, "AmbientCapabilities")),
-		[]string{s.me}, args)
+	return s.execute(unit, append([]string{s.me}, args...)...)
+}
+
+func (s *service) execute(unit string, line ...string) (string, error) {
+	s.t.Helper()
+	line = slices.Concat(testkit.Setpriv(account, testkit.Unit(s.t, unit, "AmbientCapabilities")), line)
 	cmd := exec.Command(line[0], line[1:]...)
-	cmd.Env = []string{asProgram + "=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = []string{asProgram + "=1", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "POSTERN_HOST_CONFIG=" + s.config,
+		"STATE_DIRECTORY=" + s.folder}
 	var out []byte
 	var err error
 	s.ns.Do(s.t, func() { out, err = cmd.CombinedOutput() })
 	return string(out), err
+}
+
+// boot runs what the boot's unit runs, after what a reboot forgets. program stands for
+// ours, and patience for the time that the first attempt has.
+func (s *service) boot(program, patience string) (string, error) {
+	s.t.Helper()
+	s.ns.Run(s.t, "nft", "flush", "ruleset")
+	words := testkit.Unit(s.t, bootUnit, "ExecStart")
+	line := strings.Trim(strings.Join(words[2:], " "), "'")
+	line = strings.NewReplacer("/usr/bin/postern-host", program, "timeout -k 2 10", patience).Replace(line)
+	return s.execute(bootUnit, "/bin/sh", "-c", line)
 }
 
 // asRoot runs the program as an administrator does.
@@ -42,7 +58,7 @@ func (s *service) asRoot(args ...string) string {
 func (s *service) root(args ...string) (string, error) {
 	s.t.Helper()
 	cmd := exec.Command(s.me, append(args, "--config", s.config)...)
-	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "STATE_DIRECTORY="+s.folder)
 	var out []byte
 	var err error
 	s.ns.Do(s.t, func() { out, err = cmd.CombinedOutput() })
@@ -73,8 +89,7 @@ func TestTheBootsUnitMakesAProtectedMachineDark(t *testing.T) {
 	if _, err := s.run(bootUnit, "firewall", "up", "--config", s.config); err == nil {
 		t.Error("a broken configuration was taken")
 	}
-	s.configure("") // closed.toml: an empty configuration, on the same state
-	if out, err := s.run(bootUnit, "firewall", "up", "--config", s.config); err != nil || !strings.Contains(s.rules(), "policy drop") {
+	if out, err := s.run(bootUnit, "firewall", "up", "--closed"); err != nil || !strings.Contains(s.rules(), "policy drop") {
 		t.Errorf("what the unit falls back on: %v\n%s", err, out)
 	}
 }
@@ -131,6 +146,58 @@ func TestARecordThatCannotBeReadIsDarkAndIsDecidedAnew(t *testing.T) {
 		return !strings.Contains(s.rules(), "table inet "+host.DefaultTable)
 	})
 	s.stop()
+}
+
+// TestABootWithoutABackendPutsNothingInForce and takes nothing away, although the record
+// says that the machine is protected.
+func TestABootWithoutABackendPutsNothingInForce(t *testing.T) {
+	s := newService(t)
+	s.configure("[firewall]\nbackend = \"none\"\n")
+	out, err := s.boot(s.me, "")
+	if err != nil || s.rules() != "" || !strings.Contains(out, "nothing is put in force") {
+		t.Errorf("%v\n%s%s", err, out, s.rules())
+	}
+	s.configure("")
+	s.asRoot("protect", "--now", "--yes")
+	if _, err := s.boot(s.me, ""); err != nil {
+		t.Fatal(err)
+	}
+	before := s.rules()
+	s.configure("[firewall]\nbackend = \"none\"\n")
+	out, err = s.run(bootUnit, "firewall", "up")
+	if err != nil || s.rules() != before || !strings.Contains(out, "postern-host unprotect") {
+		t.Errorf("with rules of before: %v\n%s%s", err, out, s.rules())
+	}
+	s.configure("tunel = 1\n") // who has no backend does not get one by a typing mistake
+	if out, err := s.boot(s.me, ""); err != nil || s.rules() != "" {
+		t.Errorf("with a fault: %v\n%s%s", err, out, s.rules())
+	}
+}
+
+// TestABootWithAFaultyFileIsDarkWhereTheLastGoodOneWas: its state folder says whether,
+// its table is the one, and the keep rules are gone.
+func TestABootWithAFaultyFileIsDarkWhereTheLastGoodOneWas(t *testing.T) {
+	s := newService(t)
+	s.configure("[firewall]\ntable = \"other\"\n[[keep]]\nsource = \"192.0.2.99\"\n")
+	for range 2 { // nothing was noted before the first time
+		if out, err := s.boot(s.me, ""); err != nil || !strings.Contains(s.rules(), "192.0.2.99") {
+			t.Fatalf("%v\n%s%s", err, out, s.rules())
+		}
+	}
+	s.configure("tunel = 1\n")
+	out, err := s.boot(s.me, "")
+	got := s.rules()
+	if err != nil || !strings.Contains(got, "table inet other") || !strings.Contains(got, "policy drop") ||
+		strings.Contains(got, "table inet postern") || strings.Contains(got, "192.0.2.99") {
+		t.Errorf("with a fault: %v\n%s%s", err, out, got)
+	}
+	s.asRoot("unprotect")
+	if got := s.rules(); strings.Contains(got, "other") {
+		t.Errorf("unprotect left\n%s", got)
+	}
+	if out, err := s.boot(s.me, ""); err != nil || s.rules() != "" {
+		t.Errorf("unprotected, with a fault: %v\n%s%s", err, out, s.rules())
+	}
 }
 
 // TestARunningAgentAndTheCommandsAgreeOnTheRules, also when the configuration was edited

@@ -13,7 +13,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/firewall"
-	"github.com/postern-sdp/postern/host"
 	"github.com/postern-sdp/postern/host/doctor"
 	"github.com/postern-sdp/postern/host/protect"
 )
@@ -49,7 +48,7 @@ alone leave it 0.
 			}
 			cfg := doctor.Config{Port: port}
 			if cfg.Settings, cfg.Fault = settings(c); cfg.Fault != nil {
-				cfg.Settings = host.Defaults()
+				cfg.Settings = lastGood()
 			}
 			cfg.Protection = func() (string, error) {
 				record, clock, err := protect.Store{Folder: cfg.Settings.State}.Read()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -13,23 +14,27 @@ import (
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/host/protect"
+	"github.com/postern-sdp/postern/internal/daemon"
 )
 
 func (p program) firewall() *cli.Command {
-	usage := func(sub string) string { return "postern-host firewall " + sub + " [--config FILE]" }
 	return &cli.Command{
 		Name:      "firewall",
 		Usage:     "what the rules are, and putting them in place without the agent",
 		UsageText: "postern-host firewall up | show",
 		Subcommands: []*cli.Command{
 			{
-				Name: "up", Usage: "install what protect and confirm decided, as at boot", UsageText: usage("up"),
+				Name: "up", Usage: "install what protect and confirm decided, as at boot",
+				UsageText: "postern-host firewall up [--closed] [--config FILE]",
 				Description: `The boot's unit runs this before the network is up: a protected machine is dark from
 the start. It needs neither an identity nor a controller. Where nothing was decided,
 it does nothing; where what was decided cannot be read, the machine becomes dark.
+With firewall.backend "none" it puts nothing in force and takes nothing away.
 
    $ postern-host firewall up`,
-				Flags: []cli.Flag{configFlag()}, Action: p.guarded(p.firewallUp),
+				Flags: []cli.Flag{configFlag(), &cli.BoolFlag{Name: "closed", Usage: "read no configuration: no keep rule, " +
+					"and state and table of the last one that could be used"}},
+				Action: p.firewallUp,
 			},
 			{
 				Name: "show", Usage: "say in words what is decided and what the rules are",
@@ -45,7 +50,27 @@ it does nothing; where what was decided cannot be read, the machine becomes dark
 	}
 }
 
-func (p program) firewallUp(c *cli.Context, g *guard) error {
+func (p program) firewallUp(c *cli.Context) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	s := lastGood()
+	if !c.Bool("closed") {
+		var err error
+		if s, err = settings(c); err != nil {
+			return err
+		}
+	}
+	g, err := p.openGuard(c.Context, s)
+	if errors.Is(err, errNoBackend) {
+		p.sayf(`firewall.backend is "none": nothing is put in force, and nothing taken away`)
+		noteGood(s, daemon.Logger(p.talk, slog.LevelWarn))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer g.close()
 	ctx, cancel := context.WithTimeout(c.Context, limit)
 	defer cancel()
 	state, err := g.Restore(ctx)
@@ -57,6 +82,9 @@ func (p program) firewallUp(c *cli.Context, g *guard) error {
 		return err
 	}
 	p.sayf("protection is %s", state)
+	if !c.Bool("closed") {
+		noteGood(s, daemon.Logger(p.talk, slog.LevelWarn))
+	}
 	return nil
 }
 

@@ -20,7 +20,7 @@ func manual() cmdline.Manual {
 		Files: []cmdline.Entry{
 			{Term: "/etc/postern/host.toml", Text: "the configuration; serve --check prints it with all defaults"},
 			{Term: "/var/lib/postern-host", Text: "the identity, the emergency keys' halves that stay on the host, the record of protection"},
-			{Term: "/usr/share/postern-host/closed.toml", Text: "the rules of a boot whose configuration cannot be used"},
+			{Term: "/var/lib/postern-host/last-good.json", Text: "state and table for a boot whose configuration cannot be used"},
 		},
 		SeeAlso: []string{"postern(1)", "postern-controller(8)", "nft(8)", "systemctl(1)"},
 	}

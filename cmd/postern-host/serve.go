@@ -126,6 +126,7 @@ func (p program) serveWith(c *cli.Context, s host.Settings) error {
 		cfg.Firewall = fw
 		cfg.Protection = &protect.Store{Folder: s.State}
 	}
+	noteGood(s, cfg.Log)
 	cfg.Backend = string(choice.Variant)
 	err = a.run(c.Context, func(ctx context.Context) error { return host.Run(ctx, cfg) })
 	if errors.Is(err, control.ErrNotEnrolled) {

@@ -58,6 +58,7 @@ type service struct {
 	cmd       *exec.Cmd
 	log       *lockedLog
 	state, me string
+	folder    string // StateDirectory= of the units
 }
 
 type lockedLog struct {
@@ -83,6 +84,10 @@ func newService(t *testing.T) *service {
 		t.Fatal("needs root, to become the service's user")
 	}
 	s := &service{t: t, ns: testkit.Netns(t), dir: t.TempDir(), log: &lockedLog{}}
+	s.folder = filepath.Join(s.dir, "folder")
+	if err := os.Mkdir(s.folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	s.config, s.state = filepath.Join(s.dir, "host.toml"), filepath.Join(s.dir, "state")
 	s.enrol()
 	s.copySelf()
@@ -156,6 +161,7 @@ func (s *service) start(capabilities []string) {
 		[]string{s.me, "serve", "--config", s.config})
 	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Env = []string{asProgram + "=1", "NOTIFY_SOCKET=" + s.manager.Socket,
+		"STATE_DIRECTORY=" + s.folder,
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	s.cmd.Stderr = s.log
 	s.cmd.WaitDelay = 5 * time.Second

@@ -17,7 +17,7 @@ func (p program) unprotect() *cli.Command {
 		UsageText: "postern-host unprotect [--yes] [--config FILE]",
 		Description: `Removes what postern-host put into the kernel and nothing else, with the agent
 running or not. Sessions go on; their tunnels have lost the layer that hides them.
-With a broken configuration the defaults tell what is ours.
+With a broken configuration the last good one tells what is ours, or the defaults.
 
    $ postern-host unprotect`,
 		Flags: []cli.Flag{
@@ -33,8 +33,8 @@ func (p program) runUnprotect(c *cli.Context) error {
 	}
 	s, fault := settings(c)
 	if fault != nil {
-		p.sayf("%v; going on with the defaults", fault)
-		s = host.Defaults()
+		s = lastGood()
+		p.sayf("%v; going on with state %s and table %s", fault, s.State, s.Firewall.Table)
 	}
 	if s.Firewall.Backend == host.BackendNone {
 		s.Firewall.Backend = host.BackendAuto // there may be something of before

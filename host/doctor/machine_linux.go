@@ -20,7 +20,7 @@ func (e *examination) listen() netip.AddrPort {
 
 func configuration(e *examination) Finding {
 	if e.Fault != nil {
-		return Finding{"configuration", Fail, oneLine(e.Fault), "correct the file; the checks below take the defaults"}
+		return Finding{"configuration", Fail, oneLine(e.Fault), "correct the file; the checks below take the defaults, and state and table of the last good one"}
 	}
 	return Finding{"configuration", OK, "can be read", ""}
 }
@@ -68,6 +68,9 @@ func table(e *examination) Finding {
 	switch {
 	case e.machineErr != nil:
 		return Finding{name, Skip, e.blind(), "run it as root"}
+	case e.choice.Backend == choose.None && len(e.machine.Ours) > 0:
+		return Finding{name, Fail, fmt.Sprintf("the settings say none, and rules of before (%s) keep everybody out",
+			e.machine.Ours[0]), "postern-host unprotect takes them away"}
 	case e.choice.Backend == choose.None:
 		return Finding{name, Warn, "none: the settings leave layer 1 to somebody else",
 			`firewall.backend = "auto" puts it in place`}

@@ -220,7 +220,7 @@ func (m *machine) installed(version string) {
 	m.t.Helper()
 	for path, mode := range map[string]os.FileMode{
 		"/usr/bin/postern": 0o755, "/usr/bin/postern-host": 0o755, "/usr/bin/postern-controller": 0o755,
-		"/etc/postern/host.toml": 0o644, "/usr/share/postern-host/closed.toml": 0o644,
+		"/etc/postern/host.toml":                                    0o644,
 		"/usr/lib/systemd/system/postern-host.service":              0o644,
 		"/usr/lib/systemd/system/postern-host-firewall.service":     0o644,
 		"/usr/lib/systemd/system/postern-controller.service":        0o644,
@@ -260,7 +260,6 @@ func (m *machine) installed(version string) {
 		}
 	}
 	m.run("postern-host", "serve", "--check")
-	m.run("postern-host", "serve", "--check", "--config", "/usr/share/postern-host/closed.toml")
 }
 
 func TestTheDebianPackagesFromInstallToPurge(t *testing.T) {
