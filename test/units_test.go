@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,6 +74,20 @@ func TestTheUnitsAreUnderstood(t *testing.T) {
 	out := analyze(t, root, append([]string{"verify", "--man=no"}, paths...)...)
 	if strings.TrimSpace(out) != "" {
 		t.Errorf("systemd-analyze verify says\n%s", out)
+	}
+}
+
+// TestTheBootsLastResortHasTheTimeItNeeds: a first attempt that hangs is ended well before
+// systemd ends the unit.
+func TestTheBootsLastResortHasTheTimeItNeeds(t *testing.T) {
+	boot := keys(t, "postern-host-firewall.service")
+	var grace, first, all int
+	_, line, _ := strings.Cut(boot["ExecStart"], "'timeout ")
+	if _, err := fmt.Sscanf(line, "-k %d %d /usr/bin/postern-host firewall up ||", &grace, &first); err != nil {
+		t.Fatalf("%v: %s", err, boot["ExecStart"])
+	}
+	if _, err := fmt.Sscan(boot["TimeoutStartSec"], &all); err != nil || 2*(grace+first) > all {
+		t.Errorf("of %d s the first attempt has %d+%d, %v", all, first, grace, err)
 	}
 }
 

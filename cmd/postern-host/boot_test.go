@@ -200,6 +200,21 @@ func TestABootWithAFaultyFileIsDarkWhereTheLastGoodOneWas(t *testing.T) {
 	}
 }
 
+func TestABootWhoseFirstAttemptHangsIsDark(t *testing.T) {
+	s := newService(t)
+	hanging := filepath.Join(s.dir, "hanging")
+	script := "#!/bin/sh\ncase \"$*\" in *closed*) exec " + s.me + " \"$@\" ;; esac\nexec sleep 600\n"
+	if err := os.WriteFile(hanging, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.boot(s.me, ""); err != nil { // which is noted
+		t.Fatal(err)
+	}
+	if out, err := s.boot(hanging, "timeout -k 2 0.2"); err != nil || !strings.Contains(s.rules(), "policy drop") {
+		t.Errorf("%v\n%s%s", err, out, s.rules())
+	}
+}
+
 // TestARunningAgentAndTheCommandsAgreeOnTheRules, also when the configuration was edited
 // since the agent started.
 func TestARunningAgentAndTheCommandsAgreeOnTheRules(t *testing.T) {
