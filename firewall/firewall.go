@@ -39,6 +39,16 @@ type Firewall interface {
 	Close() error
 }
 
+// Watcher is what a Firewall also is that hears of what others do to it.
+type Watcher interface {
+	// Watch calls changed soon after somebody else took away or altered what Install
+	// made, as `nft flush ruleset` does, until ctx ends, which is no error: some
+	// milliseconds after it, or, where the kernel does not tell, at the next of
+	// regular looks. It may be called for nothing. Of pinholes it hears nothing.
+	// changed runs on the goroutine of Watch and must not block.
+	Watch(ctx context.Context, changed func()) error
+}
+
 // Dropped counts packets by why they were dropped.
 type Dropped struct {
 	// Input came to the host: no pinhole, keep rule, or flow of its own.

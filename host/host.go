@@ -240,6 +240,7 @@ func (a *agent) serve(ctx context.Context) error {
 		return server.Serve(ctx)
 	})
 	g.Go(func() error { return a.sessions.run(ctx) })
+	g.Go(func() error { return a.sessions.watch(ctx) })
 	g.Go(func() error { return a.state.run(ctx) })
 	g.Go(func() error { return a.knocks.roll(ctx) })
 	g.Go(func() error { return a.link.run(ctx) })

@@ -68,8 +68,10 @@ type sessions struct {
 
 	orders  chan func(context.Context) // run by the owner
 	knocked chan struct{}              // one token: moved is not empty
-	stopped chan struct{}
-	closers sync.WaitGroup // goroutines that close tunnels
+	// disturbed has a token when somebody else may have changed the rules.
+	disturbed chan struct{}
+	stopped   chan struct{}
+	closers   sync.WaitGroup // goroutines that close tunnels
 
 	// Only the owner goroutine uses these.
 	holes  *pinholes
@@ -92,6 +94,7 @@ type sessions struct {
 func newSessions(b *sessions) *sessions {
 	b.orders = make(chan func(context.Context))
 	b.knocked = make(chan struct{}, 1)
+	b.disturbed = make(chan struct{}, 1)
 	b.stopped = make(chan struct{})
 	b.holes = newPinholes()
 	if b.reach == nil {
@@ -137,6 +140,8 @@ func (b *sessions) run(ctx context.Context) error {
 			f(ctx)
 		case <-b.knocked:
 			b.narrow(ctx)
+		case <-b.disturbed:
+			b.mend(ctx)
 		case <-tick.C:
 			b.reconcile(ctx)
 		case <-decisions.C:

@@ -72,6 +72,7 @@ func promises() []promise {
 		{"RemoveRestoresWhatWasBefore", removeRestores},
 		{"CloseLeavesTheTableAndNothingElse", closeLeaves},
 		{"ATableRemovedBehindOurBackIsNoticed", removedBehind},
+		{"WhatOthersTakeAwayIsHeardOf", watched},
 		{"WithoutTheCapabilityTheErrorSaysSo", withoutCapability},
 		{"BadInputChangesNothing", badInput},
 		{"ConcurrentChangesAllCount", concurrent},

@@ -11,6 +11,7 @@ import (
 	"github.com/mdlayher/netlink"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/notify"
 )
 
 // DefaultTable is the name of the table when Config has none.
@@ -42,6 +43,7 @@ type Config struct {
 // new one on a table that is there carries on with it.
 type Firewall struct {
 	table *nftables.Table
+	news  *notify.Listener // of Watch
 
 	mu     sync.Mutex     // guards the rest, and holds one transaction together
 	conn   *nftables.Conn // nil after Close
@@ -65,6 +67,9 @@ func New(cfg Config) (*Firewall, error) {
 		return nil, fmt.Errorf("connect to nftables: %w", explain(err))
 	}
 	f.conn = conn
+	if f.news, err = notify.Listen(cfg.NetNS); err != nil {
+		return nil, errors.Join(err, conn.CloseLasting())
+	}
 	return f, nil
 }
 
@@ -179,7 +184,7 @@ func (f *Firewall) Close() error {
 	}
 	conn := f.conn
 	f.conn = nil
-	if err := conn.CloseLasting(); err != nil {
+	if err := errors.Join(conn.CloseLasting(), f.news.Close()); err != nil {
 		return fmt.Errorf("close nftables connection: %w", err)
 	}
 	return nil

@@ -1,0 +1,3 @@
+// Package notify hears what the kernel tells about changes of nftables rules,
+// those of iptables-nft among them, from whoever makes them.
+package notify

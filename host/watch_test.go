@@ -1,0 +1,113 @@
+package host
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/postern-sdp/postern/internal/control"
+	"github.com/postern-sdp/postern/internal/testkit"
+)
+
+// prober is a stranger who connects to a port again and again.
+type prober struct {
+	mu      sync.Mutex // guards what follows
+	tries   int
+	answers int
+}
+
+func (l *lab) probe(at string) *prober {
+	p := &prober{}
+	done := make(chan struct{})
+	var probing sync.WaitGroup
+	probing.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			var c net.Conn
+			var err error
+			l.client.Do(l.t, func() { c, err = net.DialTimeout("tcp", at, 20*time.Millisecond) })
+			p.note(err == nil)
+			if err == nil {
+				c.Close()
+			}
+		}
+	})
+	l.t.Cleanup(func() {
+		close(done)
+		probing.Wait()
+	})
+	return p
+}
+
+func (p *prober) note(answered bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tries++
+	if answered {
+		p.answers++
+	}
+}
+
+func (p *prober) counts() (tries, answers int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tries, p.answers
+}
+
+// TestAFlushedRulesetIsBackAtOnce, with the pinholes of the sessions that live, and
+// not only when the agent looks next.
+func TestAFlushedRulesetIsBackAtOnce(t *testing.T) {
+	l := newLab(t)
+	var open net.Listener
+	var err error
+	l.host.Do(t, func() { open, err = net.Listen("tcp", hostAddress+":2222") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	link := l.start()
+	fw := l.firewall()
+	d := l.device(clientOne, time.Hour)
+	link.order(control.ToHost{Open: &d.session})
+	_, s := d.connect()
+	echo(t, s, "hello")
+	hole := func() bool {
+		holes, err := fw.List(t.Context())
+		return err == nil && len(holes) == 1 && holes[0].SourcePort != 0
+	}
+	testkit.Eventually(t, 5*time.Second, "one exact pinhole", hole)
+	p := l.probe(netip.AddrPortFrom(netip.MustParseAddr(hostAddress), 2222).String())
+	for name, harm := range map[string][]string{
+		"a flush":        {"flush", "ruleset"},
+		"a lost chain":   {"delete", "chain", "inet", "postern", "input"},
+		"a table asleep": {"add table inet postern { flags dormant; }"},
+	} {
+		l.host.Run(t, "nft", harm...)
+		began := time.Now()
+		// Regular looks come every 10 s, and would find only the first of these.
+		testkit.Eventually(t, reconcileEvery/2, "the rules are back after "+name, func() bool {
+			rules := l.host.Run(t, "nft", "list", "ruleset")
+			return strings.Contains(rules, "chain input") && !strings.Contains(rules, "dormant") && hole()
+		})
+		t.Logf("%s: back within %v", name, time.Since(began))
+		tries, answers := p.counts()
+		testkit.Eventually(t, 5*time.Second, "the stranger tried again", func() bool {
+			now, _ := p.counts()
+			return now > tries+2
+		})
+		if _, now := p.counts(); now > answers+1 { // one may have been on its way
+			t.Errorf("after %s a stranger is let in", name)
+		}
+		echo(t, s, "still here")
+	}
+	if !strings.Contains(l.log.String(), "table was gone") {
+		t.Error("not logged")
+	}
+}
