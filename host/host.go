@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -64,6 +65,8 @@ type agent struct {
 	state    *writer
 	link     *link
 	glass    *emergency
+	// metricsFault is why the metrics are not served; nil or empty: nothing is known.
+	metricsFault atomic.Pointer[string]
 }
 
 // Run is the agent. It blocks until ctx ends, which is no error, or until
@@ -313,6 +316,9 @@ func (a *agent) status() (Status, error) {
 		HostKnocks: a.knocks.counters(), Capture: a.captured != nil,
 		Silenced: a.gate.Counters().Strangers, Bytes: a.sessions.carriedAll(),
 		Dropped: a.dropped(), Emergency: a.glass.status(),
+	}
+	if fault := a.metricsFault.Load(); fault != nil {
+		s.MetricsError = *fault
 	}
 	if a.captured != nil {
 		s.CaptureDropped = a.captured.Stats().Dropped

@@ -30,6 +30,15 @@ func (r *Running) Alive(ctx context.Context) error { return r.agent.sessions.ali
 // Status returns what `postern-host status` shows.
 func (r *Running) Status() (Status, error) { return r.agent.status() }
 
+// NoteMetrics has Status tell why the metrics are not served; nil: they are.
+func (r *Running) NoteMetrics(fault error) {
+	text := ""
+	if fault != nil {
+		text = fault.Error()
+	}
+	r.agent.metricsFault.Store(&text)
+}
+
 // Summary returns one line for people: the link, and how much is open.
 func (r *Running) Summary() string {
 	link, sessions := r.agent.link.current(), r.agent.sessions

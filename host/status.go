@@ -54,6 +54,8 @@ type Status struct {
 	Bytes uint64 `json:"bytes"`
 	// Dropped is missing when there is no table to ask.
 	Dropped *DroppedStatus `json:"dropped,omitempty"`
+	// MetricsError is why the metrics that the settings ask for are not served.
+	MetricsError string `json:"metrics_error,omitempty"`
 	// Emergency is the state of break-glass.
 	Emergency EmergencyStatus `json:"emergency"`
 }

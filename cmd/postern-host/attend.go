@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,7 +20,7 @@ import (
 type attendant struct {
 	settings func() (host.Settings, error) // reads the configuration
 	level    *slog.LevelVar
-	metrics  net.Listener // nil: none
+	metrics  string // address; empty: none
 	log      *slog.Logger
 	ready    chan *host.Running // has room for one
 }
@@ -36,9 +33,6 @@ func (a *attendant) run(ctx context.Context, agent func(context.Context) error) 
 	manager := daemon.Manager{Log: a.log}
 	stop := context.AfterFunc(ctx, manager.Stopping)
 	defer stop()
-	if a.metrics != nil {
-		defer a.metrics.Close()
-	}
 	ended, end := context.WithCancel(ctx)
 	var g errgroup.Group
 	g.Go(func() error {
@@ -57,20 +51,15 @@ func (a *attendant) run(ctx context.Context, agent func(context.Context) error) 
 }
 
 func (a *attendant) attend(ctx context.Context, m daemon.Manager, r *host.Running, hangup <-chan os.Signal) {
-	m.Ready(r.Summary())
 	var g errgroup.Group
+	if a.metrics != "" {
+		a.serveMetrics(ctx, &g, r)
+	}
+	m.Ready(r.Summary())
 	g.Go(func() error {
 		m.Watch(ctx, r.Alive, r.Summary)
 		return nil
 	})
-	if a.metrics != nil {
-		g.Go(func() error {
-			if err := metrics.Serve(ctx, a.metrics, r.Status); err != nil {
-				a.log.Error("metrics are not served any more", logkeys.Error, err)
-			}
-			return nil
-		})
-	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -84,6 +73,30 @@ func (a *attendant) attend(ctx context.Context, m daemon.Manager, r *host.Runnin
 			m.Ready(r.Summary())
 		}
 	}
+}
+
+// serveMetrics returns when they are served, or when that has failed a first time.
+func (a *attendant) serveMetrics(ctx context.Context, g *errgroup.Group, r *host.Running) {
+	tried, done := context.WithCancel(ctx)
+	g.Go(func() error {
+		metrics.Keep(ctx, a.metrics, r.Status, func(err error) {
+			a.scraped(r, err)
+			done()
+		})
+		return nil
+	})
+	<-tried.Done()
+}
+
+// scraped notes whether the metrics are served, for status.
+func (a *attendant) scraped(r *host.Running, fault error) {
+	r.NoteMetrics(fault)
+	if fault != nil {
+		a.log.Error("metrics are not served, will try again; is the port another program's?",
+			logkeys.Address, a.metrics, logkeys.Error, fault)
+		return
+	}
+	a.log.Info("metrics are served", logkeys.Address, a.metrics)
 }
 
 // reload takes over the configuration as it is now. On an error nothing changes.
@@ -112,19 +125,4 @@ func setLevel(level *slog.LevelVar, s host.Settings) error {
 		level.Set(l)
 	}
 	return err
-}
-
-// listenMetrics opens the socket of the metrics, nil when there are to be none.
-func listenMetrics(s host.Settings) (net.Listener, error) {
-	if s.Metrics == "" {
-		return nil, nil
-	}
-	l, err := net.Listen("tcp", s.Metrics)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, hintError{fmt.Errorf("metrics: %w", err), "set metrics to a free port, or to \"\""}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("metrics: %w", err)
-	}
-	return l, nil
 }

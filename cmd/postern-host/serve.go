@@ -101,13 +101,9 @@ func (p program) serveWith(c *cli.Context, s host.Settings) error {
 	if err := setLevel(level, s); err != nil {
 		return usageError{err}
 	}
-	scraped, err := listenMetrics(s)
-	if err != nil {
-		return err
-	}
 	a := &attendant{
 		settings: func() (host.Settings, error) { return settings(c) },
-		level:    level, metrics: scraped, log: daemon.Logger(p.talk, level),
+		level:    level, metrics: s.Metrics, log: daemon.Logger(p.talk, level),
 		ready: make(chan *host.Running, 1),
 	}
 	cfg := host.Config{

@@ -286,6 +286,34 @@ func (s *service) scrape() {
 	}
 }
 
+// TestATakenMetricsPortDoesNotCostTheAgent: nobody could get in after the next boot.
+func TestATakenMetricsPortDoesNotCostTheAgent(t *testing.T) {
+	s := newService(t)
+	var taken net.Listener
+	var err error
+	s.ns.Do(t, func() { taken, err = net.Listen("tcp", metricsPort) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	s.start(testkit.Unit(t, agentUnit, "AmbientCapabilities"))
+	s.hear("READY=1")
+	fault := func() string {
+		st, err := host.ReadStatus(t.Context(), filepath.Join(s.dir, "status.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.MetricsError
+	}
+	testkit.Eventually(t, 10*time.Second, "status tells", func() bool {
+		return strings.Contains(fault(), "address already in use")
+	})
+	taken.Close()
+	testkit.Eventually(t, 30*time.Second, "the port is taken once it is free", func() bool { return fault() == "" })
+	s.scrape()
+	s.stop()
+}
+
 func TestWithoutTheUnitsCapabilitiesTheAgentSaysWhichIsMissing(t *testing.T) {
 	all := testkit.Unit(t, agentUnit, "AmbientCapabilities")
 	for _, missing := range all {

@@ -83,6 +83,9 @@ func printStatus(w io.Writer, s host.Status, now time.Time) error {
 	}
 	row("host knocks\t%d taken, %d silenced at the socket, capture %s",
 		s.HostKnocks["ok"], s.Silenced, onOff(s.Capture))
+	if s.MetricsError != "" {
+		row("metrics\tNOT SERVED: %s", s.MetricsError)
+	}
 	row("sessions\t%d", len(s.Sessions))
 	for _, x := range s.Sessions {
 		state := "waits for its host knock"

@@ -61,7 +61,7 @@ func Examine(ctx context.Context, c Config) Report {
 	var r Report
 	checks := []func(*examination) Finding{
 		configuration, rights, kernel, identity, certificate, addresses, controller, clock, agent,
-		protection, table, otherFilters, forwarding, ipv6, keepRules, capture, tunnelPort, services,
+		protection, table, otherFilters, forwarding, ipv6, keepRules, capture, tunnelPort, metrics, services,
 	}
 	for _, check := range checks {
 		r.add(check(e))
