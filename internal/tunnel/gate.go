@@ -84,13 +84,10 @@ type Counters struct {
 	Unsent    uint64 // datagrams, or batches of them, held back: not to an admitted source
 }
 
-// Listen opens a Gate on addr. The unspecified IPv6 address takes IPv4 as well.
+// Listen opens a Gate on addr. The unspecified IPv6 address takes both families, or
+// the one that the machine has.
 func Listen(addr netip.AddrPort, knocks KnockFunc) (*Gate, error) {
-	network := "udp"
-	if addr.Addr().Is4() {
-		network = "udp4"
-	}
-	udp, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(addr))
+	udp, err := net.ListenUDP(dialect(addr))
 	if err != nil {
 		return nil, fmt.Errorf("open tunnel socket: %w", err)
 	}
@@ -103,6 +100,18 @@ func Listen(addr netip.AddrPort, knocks KnockFunc) (*Gate, error) {
 		return nil, fmt.Errorf("prepare tunnel socket: %w", err)
 	}
 	return g, nil
+}
+
+// dialect says it in package net's words: only no address at all means "both families,
+// or the one that there is". A kernel may be without IPv6 (ipv6.disable=1).
+func dialect(addr netip.AddrPort) (network string, local *net.UDPAddr) {
+	switch {
+	case addr.Addr() == netip.IPv6Unspecified():
+		return "udp", &net.UDPAddr{Port: int(addr.Port())}
+	case addr.Addr().Is4():
+		return "udp4", net.UDPAddrFromAddrPort(addr)
+	}
+	return "udp", net.UDPAddrFromAddrPort(addr)
 }
 
 // Admit lets source in, for the session, identity or whatever id stands for. A

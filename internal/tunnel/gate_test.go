@@ -48,6 +48,30 @@ func firstFlight(t testing.TB) [][]byte {
 	return flight
 }
 
+// TestAnyAddressIsBothFamiliesOrTheOneThereIs: a kernel without IPv6 opens no socket of
+// that family, which the address [::] would ask package net for.
+func TestAnyAddressIsBothFamiliesOrTheOneThereIs(t *testing.T) {
+	for address, want := range map[string]struct{ network, ip string }{
+		"[::]:4042":          {"udp", "<nil>"},
+		"0.0.0.0:4042":       {"udp4", "0.0.0.0"},
+		"192.0.2.1:4042":     {"udp4", "192.0.2.1"},
+		"[2001:db8::1]:4042": {"udp", "2001:db8::1"},
+	} {
+		network, local := dialect(netip.MustParseAddrPort(address))
+		if network != want.network || local.IP.String() != want.ip || local.Port != 4042 {
+			t.Errorf("%s: %s %v, want %s %s", address, network, local, want.network, want.ip)
+		}
+	}
+	both, err := Listen(netip.MustParseAddrPort("[::]:0"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer both.Close()
+	if !both.Addr().Addr().IsUnspecified() {
+		t.Errorf("bound to %s", both.Addr())
+	}
+}
+
 // forgeries are what a stranger may try.
 func forgeries(t testing.TB) map[string][][]byte {
 	initial := firstFlight(t)
