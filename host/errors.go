@@ -4,13 +4,11 @@ import "errors"
 
 // Errors that callers tell apart.
 var (
-	ErrNotRunning = errors.New("no agent answers here")
-	ErrRunning    = errors.New("an agent is running already")
-	ErrState      = errors.New("the state file is damaged; it is left as it is: move it away, " +
-		"the controller orders its sessions anew")
-	ErrStateVersion = errors.New("the state file was written by a newer version; it is left as " +
-		"it is: run that version, or move the file away, the controller orders its sessions anew")
-	ErrBind = errors.New("the capability CAP_NET_BIND_SERVICE is missing for a port below 1024: " +
+	ErrNotRunning   = errors.New("no agent answers here")
+	ErrRunning      = errors.New("an agent is running already")
+	ErrState        = errors.New("the state file is damaged")
+	ErrStateVersion = errors.New("the state file was written by a newer version")
+	ErrBind         = errors.New("the capability CAP_NET_BIND_SERVICE is missing for a port below 1024: " +
 		"run as root, give it with systemd's AmbientCapabilities, or listen on a higher port")
 	ErrEmergencyState = errors.New("the file of emergency keys is damaged; it is left as it is: move " +
 		"it away and make new keys")

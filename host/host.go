@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
@@ -203,10 +204,7 @@ func (a *agent) rereadRules() (firewall.Rules, error) {
 
 // install makes the host dark, and adopts what an agent before this one left.
 func (a *agent) install(ctx context.Context) error {
-	left, err := loadState(a.state.path, a.boot)
-	if err != nil {
-		return err
-	}
+	left := a.takeState()
 	if _, none := a.Firewall.(noFirewall); none {
 		a.Log.Warn("no firewall: layer 1 is missing, as the settings say")
 	}
@@ -221,11 +219,25 @@ func (a *agent) install(ctx context.Context) error {
 		return nil // this boot has seen no Sync, so there are no sessions either
 	}
 	a.clock.restore(left.AtBoot)
-	if err := a.knocks.setClock(a.clock.now()); err != nil {
-		return err
-	}
+	a.knocks.setClock(a.clock.now())
 	a.sessions.adopt(left.Sessions, kernel)
 	return nil
+}
+
+// takeState returns what an agent before this one left. What cannot be used is set
+// aside: it is a cache, and without it the controller's Sync brings the sessions.
+func (a *agent) takeState() stateFile {
+	left, err := loadState(a.state.path, a.boot)
+	if err == nil {
+		return left
+	}
+	aside := a.state.path + ".damaged"
+	if lost := cmp.Or(os.Rename(a.state.path, aside), os.Chmod(aside, 0o600)); lost != nil {
+		err = errors.Join(err, lost) // the next write replaces it
+	}
+	a.Log.Error("the sessions of before are not taken over, the controller orders them anew",
+		logkeys.Error, err, logkeys.File, aside)
+	return stateFile{}
 }
 
 // serve runs everything until ctx ends or something fails.

@@ -80,6 +80,9 @@ func (k *knocks) roll(ctx context.Context) error {
 	for {
 		now := k.clock.now()
 		k.table.Roll(now)
+		if !k.clock.atBoot().IsZero() {
+			k.openGuard(now)
+		}
 		if err := k.guard.forget(now); err != nil {
 			k.log.Error("replay journal not rotated", logkeys.Error, err)
 		}
@@ -92,14 +95,25 @@ func (k *knocks) roll(ctx context.Context) error {
 }
 
 // setClock takes the controller's time. The hints follow at once. The first time,
-// it opens the replay journal; a journal that cannot be used is an error.
-func (k *knocks) setClock(now time.Time) error {
-	if err := k.guard.open(now); err != nil {
-		return err
-	}
+// it opens the replay journal.
+func (k *knocks) setClock(now time.Time) {
+	k.openGuard(now)
 	k.clock.set(now)
 	k.table.Roll(now)
-	return nil
+}
+
+// openGuard opens the replay journal if it is not open. While it cannot be, no host
+// knock is taken, and everything else goes on.
+func (k *knocks) openGuard(now time.Time) {
+	damage, err := k.guard.open(now)
+	if damage != nil {
+		k.log.Error("the replay journal was damaged: host knocks are refused for two minutes",
+			logkeys.Error, damage)
+	}
+	if err != nil {
+		k.log.Error("no host knock is taken: the replay journal cannot be opened, will try again",
+			logkeys.Error, err)
+	}
 }
 
 // lateGuard is the replay guard's journal, opened once the controller's time is
@@ -125,18 +139,18 @@ func (g *lateGuard) Once(epoch int64, mac *[32]byte) bool {
 	return guard != nil && guard.Once(epoch, mac)
 }
 
-func (g *lateGuard) open(now time.Time) error {
+func (g *lateGuard) open(now time.Time) (damage, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.guard != nil {
-		return nil
+		return nil, nil
 	}
-	guard, err := replay.Open(g.path, now)
+	guard, damage, err := replay.Salvage(g.path, now)
 	if err != nil {
-		return fmt.Errorf("open replay journal: %w", err)
+		return nil, fmt.Errorf("open replay journal: %w", err)
 	}
 	g.guard = guard
-	return nil
+	return damage, nil
 }
 
 func (g *lateGuard) forget(now time.Time) error {

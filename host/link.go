@@ -2,8 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -57,17 +55,13 @@ func (l *link) tell(m control.FromHost) {
 	}
 }
 
-// run connects again and again until ctx ends. It returns an error only for what
-// no other attempt would change.
+// run connects again and again until ctx ends.
 func (l *link) run(ctx context.Context) error {
 	pauses := newBackoff()
 	for {
 		lasted, err := l.connect(ctx)
 		if ctx.Err() != nil {
 			return nil
-		}
-		if errors.Is(err, errUnusable) {
-			return err
 		}
 		pause := pauses.pause(lasted)
 		l.log.Warn("not connected to the controller", logkeys.Error, err, logkeys.Duration, pause)
@@ -217,9 +211,7 @@ func (s *stream) handle(ctx context.Context, m control.ToHost) error {
 	var fault error
 	switch {
 	case m.Sync != nil:
-		if err := s.knocks.setClock(m.Sync.Now); err != nil {
-			return fmt.Errorf("%w: %w", errUnusable, err)
-		}
+		s.knocks.setClock(m.Sync.Now)
 		err := s.sessions.do(func(owner context.Context) {
 			fault = s.sessions.sync(owner, m.Sync.Sessions)
 		})

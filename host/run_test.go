@@ -13,10 +13,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/postern-sdp/postern/internal/atomicfile"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/testkit"
 	"github.com/postern-sdp/postern/internal/tunnel"
@@ -194,62 +196,111 @@ func goroutines(t *testing.T, _ *inProcess) int {
 
 func TestAgentThatCannotGoOnLeavesNoPinhole(t *testing.T) {
 	a := newInProcess(t)
-	journal := filepath.Join(a.config.State, journalName)
-	if err := os.WriteFile(journal, []byte("not a journal"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	left := exact("192.0.2.1:5000", time.Hour)
-	a.kernel.hold(t, left)
+	a.kernel.hold(t, exact("192.0.2.1:5000", time.Hour))
+	a.config.Ready = func(r *Running) { r.agent.gate.Close() }
 	a.run(t)
-	if err := a.wait(t); !errors.Is(err, errUnusable) {
-		t.Errorf("Run: %v, want errUnusable", err)
+	if err := a.wait(t); err == nil {
+		t.Error("the agent ended in order")
 	}
 	if holes, err := a.kernel.List(t.Context()); err != nil || len(holes) != 0 {
 		t.Errorf("left open: %v, %v", holes, err)
 	}
 }
 
-func TestUnusableStateIsNeitherUsedNorOverwritten(t *testing.T) {
+// TestADamagedCacheDoesNotStopTheAgent, which would take break-glass and all sessions
+// with it, at each start anew.
+func TestADamagedCacheDoesNotStopTheAgent(t *testing.T) {
 	for name, c := range map[string]struct {
 		text string
 		want error
+		mode os.FileMode
 	}{
-		"garbage":         {"\x00\x01", ErrState},
-		"truncated":       {`{"version":1,"boot":"`, ErrState},
-		"no version":      {`{}`, ErrState},
-		"negative":        {`{"version":-1}`, ErrState},
-		"newer":           {`{"version":2,"anything":[]}`, ErrStateVersion},
-		"not a list":      {`{"version":1,"sessions":7}`, ErrState},
-		"a broken secret": {`{"version":1,"sessions":[{"session":{"knock":"MARKER"}}]}`, ErrState},
+		"garbage":         {"\x00\x01", ErrState, 0o600},
+		"truncated":       {`{"version":1,"boot":"`, ErrState, 0o600},
+		"no version":      {`{}`, ErrState, 0o600},
+		"negative":        {`{"version":-1}`, ErrState, 0o600},
+		"newer":           {`{"version":2,"anything":[]}`, ErrStateVersion, 0o600},
+		"not a list":      {`{"version":1,"sessions":7}`, ErrState, 0o600},
+		"a broken secret": {`{"version":1,"sessions":[{"session":{"knock":"MARKER"}}]}`, ErrState, 0o600},
+		"not private":     {`{"version":1}`, atomicfile.ErrNotPrivate, 0o644},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newInProcess(t)
 			path := filepath.Join(a.config.State, stateName)
-			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+			if err := os.WriteFile(path, []byte(c.text), c.mode); err != nil {
 				t.Fatal(err)
 			}
-			err := Run(t.Context(), a.config)
-			if !errors.Is(err, c.want) {
-				t.Errorf("Run: %v, want %v", err, c.want)
+			left := order("192.0.2.1", time.Hour)
+			a.controller.list = []control.Session{left}
+			a.start(t)
+			testkit.Eventually(t, 5*time.Second, "the controller's session is open", func() bool {
+				holes, err := a.kernel.List(t.Context())
+				return err == nil && len(holes) == 1
+			})
+			a.stop(t)
+			if got, err := os.ReadFile(path + ".damaged"); err != nil || string(got) != c.text {
+				t.Errorf("set aside is %q, %v", got, err)
 			}
-			if got, err := os.ReadFile(path); err != nil || string(got) != c.text {
-				t.Errorf("the file is now %q, %v", got, err)
+			if info, err := os.Stat(path + ".damaged"); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("set aside: %v, %v", info, err)
 			}
-			if err != nil && bytes.Contains([]byte(err.Error()), []byte("MARKER")) {
-				t.Error("the error quotes the file")
+			said := a.log.String()
+			if !strings.Contains(said, stateName+".damaged") || !strings.Contains(said, c.want.Error()) {
+				t.Error("not logged")
+			}
+			if strings.Contains(said, "MARKER") {
+				t.Error("the log quotes the file")
 			}
 		})
 	}
 }
 
-func TestStateOthersCanReadIsRefused(t *testing.T) {
+// TestADamagedJournalCostsTwoMinutesOfHostKnocksAndNotTheAgent.
+func TestADamagedJournalCostsTwoMinutesOfHostKnocksAndNotTheAgent(t *testing.T) {
 	a := newInProcess(t)
-	path := filepath.Join(a.config.State, stateName)
-	if err := os.WriteFile(path, []byte(`{"version":1}`), 0o644); err != nil {
+	journal := filepath.Join(a.config.State, journalName)
+	if err := os.WriteFile(journal, []byte("not a journal"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Run(t.Context(), a.config); err == nil {
-		t.Error("the agent started")
+	left := exact("192.0.2.1:5000", time.Hour)
+	a.kernel.hold(t, left)
+	link := a.start(t)
+	session := order("192.0.2.2", time.Hour)
+	link.order(control.ToHost{Open: &session})
+	testkit.Eventually(t, 5*time.Second, "the journal is set aside", func() bool {
+		b, err := os.ReadFile(journal + ".damaged")
+		return err == nil && string(b) == "not a journal"
+	})
+	a.stop(t)
+	if !strings.Contains(a.log.String(), journalName+".damaged") {
+		t.Error("not logged")
+	}
+}
+
+// TestAJournalThatCannotBeOpenedIsTriedAgain, and no host knock is taken meanwhile.
+func TestAJournalThatCannotBeOpenedIsTriedAgain(t *testing.T) {
+	taken := 0
+	k, seal := knockParts(t, func(key.ID, netip.AddrPort) bool { taken++; return true })
+	if err := os.Mkdir(k.guard.path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	source := netip.MustParseAddrPort("192.0.2.1:5000")
+	k.setClock(time.Now())
+	k.take(seal(), source)
+	if taken != 0 {
+		t.Error("a host knock was taken without a journal")
+	}
+	if err := os.Remove(k.guard.path); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := k.roll(ctx); err != nil { // its first round
+		t.Fatal(err)
+	}
+	k.take(seal(), source)
+	if taken != 1 {
+		t.Errorf("once there is a journal: %v", k.counters())
 	}
 }
 

@@ -14,6 +14,9 @@ const (
 	// maxPerEpoch bounds what is remembered of one epoch: 17,000 valid datagrams a
 	// second. Those beyond it are refused.
 	maxPerEpoch = 1 << 20
+	// closedAhead makes a floor of the latest epoch that may have been the present
+	// one: one epoch ahead was acceptable too.
+	closedAhead = 2
 	// allEpochs as the floor closes every epoch.
 	allEpochs = 1<<63 - 1
 )

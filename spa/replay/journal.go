@@ -77,7 +77,7 @@ func (g *Guard) load(b []byte, boot string, present int64) error {
 		latest = max(latest, r.epoch)
 	}
 	if !c.complete && c.boot != boot {
-		g.floor = max(g.floor, latest+2) // one epoch ahead is acceptable: close it too
+		g.floor = max(g.floor, latest+closedAhead)
 	}
 	return nil
 }
