@@ -260,7 +260,7 @@ func (a *agent) serve(ctx context.Context) error {
 	g.Go(func() error { return a.knocks.roll(ctx) })
 	g.Go(func() error { return a.link.run(ctx) })
 	g.Go(func() error { return a.glass.run(ctx) })
-	g.Go(func() error { return serveStatus(a.asked, a.status, a.Log) })
+	g.Go(func() error { return serveStatus(ctx, a.asked, a.status, a.Log) })
 	if a.captured != nil {
 		g.Go(func() error { return a.knocks.capture(ctx, a.captured) })
 	}

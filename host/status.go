@@ -23,7 +23,8 @@ import (
 
 const (
 	statusTimeout = 2 * time.Second
-	maxStatus     = 64 << 20 // bytes that a reader takes
+	statusPause   = time.Second // after an error, as when no file can be opened
+	maxStatus     = 64 << 20    // bytes that a reader takes
 )
 
 // Status is what a running agent tells about itself. It has no secrets.
@@ -178,15 +179,24 @@ func listenStatus(path string) (net.Listener, error) {
 }
 
 // serveStatus writes the status to whoever connects, one after the other, until
-// the listener is closed.
-func serveStatus(l net.Listener, status func() (Status, error), log *slog.Logger) error {
+// the listener is closed. What else may go wrong, as when there are no files left, is
+// no reason to end the agent, and passes.
+func serveStatus(ctx context.Context, l net.Listener, status func() (Status, error), log *slog.Logger) error {
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("accept status reader: %w", err)
+			log.Error("status reader not served, will try again", logkeys.Error, err)
+			pause := time.NewTimer(statusPause)
+			select {
+			case <-ctx.Done():
+				pause.Stop()
+				return nil
+			case <-pause.C:
+			}
+			continue
 		}
 		if err := writeStatus(c, status); err != nil {
 			log.Debug("status not told", logkeys.Error, err)

@@ -20,6 +20,7 @@ func newServer(a *agent) (*tunnel.Server, error) {
 		Reset:       a.identity.ResetKey(),
 		Now:         a.clock.now,
 		Log:         a.Log,
+		MaxServices: maxServices(),
 		Authorize: func(ctx context.Context, p tunnel.Peer) error {
 			if err := a.sessions.attach(ctx, p.Session, p.Identity); err != nil {
 				return refuse(err)

@@ -17,6 +17,7 @@ type accepted struct {
 	ctx     context.Context // the connection's
 	conn    *quic.Conn
 	session key.ID
+	device  key.ID
 	flows   *flows
 	log     *slog.Logger
 }
@@ -24,14 +25,19 @@ type accepted struct {
 // stream connects one stream as its header says, and carries it.
 func (a *accepted) stream(s *Stream) {
 	k, err := a.header(s)
-	switch {
-	case err != nil:
-		a.refuse(s, err)
-	case k == kindUDP:
-		a.udp(s)
-	default:
-		a.tcp(s)
+	if err == nil {
+		err = a.server.places.take(a.device)
 	}
+	if err != nil {
+		a.refuse(s, err)
+		return
+	}
+	defer a.server.places.leave(a.device)
+	if k == kindUDP {
+		a.udp(s)
+		return
+	}
+	a.tcp(s)
 }
 
 // header reads a stream's header: what it carries, for this connection's session.

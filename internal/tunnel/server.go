@@ -62,13 +62,16 @@ type ServerConfig struct {
 	// Connect's. Nil: the host has no UDP services.
 	ConnectPacket func(ctx context.Context, p Peer) (net.Conn, error)
 
-	Sleep      time.Duration    // of a client, that its connection outlives; 0: DefaultSleep
-	KeepAlive  time.Duration    // 0: DefaultKeepAlive
-	FlowIdle   time.Duration    // silence that ends a UDP flow; 0: DefaultFlowIdle
-	MaxStreams int64            // at once, of one connection; 0: DefaultMaxStreams
-	MaxFlows   int              // at once, of one connection; 0: DefaultMaxFlows
-	Now        func() time.Time // for certificates; nil: time.Now
-	Log        *slog.Logger
+	Sleep      time.Duration // of a client, that its connection outlives; 0: DefaultSleep
+	KeepAlive  time.Duration // 0: DefaultKeepAlive
+	FlowIdle   time.Duration // silence that ends a UDP flow; 0: DefaultFlowIdle
+	MaxStreams int64         // at once, of one connection; 0: DefaultMaxStreams
+	MaxFlows   int           // at once, of one connection; 0: DefaultMaxFlows
+	// MaxPerDevice and MaxServices bound the connections to services at once, UDP flows
+	// among them: of one device (0: DefaultMaxPerDevice) and of all (0: no bound).
+	MaxPerDevice, MaxServices int
+	Now                       func() time.Time // for certificates; nil: time.Now
+	Log                       *slog.Logger
 }
 
 // Server is the host's end of all tunnels.
@@ -78,6 +81,7 @@ type Server struct {
 	transport *quic.Transport
 	listener  *quic.Listener
 	flows     flowCounts // of all connections
+	places    *places
 
 	mu    sync.Mutex // guards what follows
 	count map[key.ID]int
@@ -103,9 +107,12 @@ func NewServer(g *Gate, c ServerConfig) (*Server, error) {
 	if c.MaxFlows <= 0 {
 		c.MaxFlows = DefaultMaxFlows
 	}
+	if c.MaxPerDevice <= 0 {
+		c.MaxPerDevice = DefaultMaxPerDevice
+	}
 	c.FlowIdle = orDefault(c.FlowIdle, DefaultFlowIdle)
 	s := &Server{
-		config: c, gate: g,
+		config: c, gate: g, places: newPlaces(c.MaxPerDevice, c.MaxServices),
 		count: make(map[key.ID]int),
 		conns: make(map[key.ID][]*quic.Conn),
 	}
@@ -208,7 +215,7 @@ func (s *Server) serve(conn *quic.Conn) {
 		return
 	}
 	log.Info("tunnel connected", logkeys.Source, peer.Source)
-	a := &accepted{server: s, ctx: ctx, conn: conn, session: session, log: log}
+	a := &accepted{server: s, ctx: ctx, conn: conn, session: session, device: peer.Identity.ID, log: log}
 	a.flows = newFlows(conn, s.config.MaxFlows, &s.flows)
 	var streams sync.WaitGroup
 	for {

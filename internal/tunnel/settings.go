@@ -25,6 +25,9 @@ const (
 	DefaultFlowIdle = 5 * time.Minute
 	// DefaultMaxFlows bounds the UDP flows at once on one connection.
 	DefaultMaxFlows = 256
+	// DefaultMaxPerDevice bounds the connections to services at once of one device,
+	// whatever its sessions, connections and streams are.
+	DefaultMaxPerDevice = 4096
 )
 
 // Receive windows: what an end buffers when its reader is slow. They start at the
