@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/host/protect"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/spa/key"
@@ -61,6 +62,10 @@ func (b *sessions) enforce(ctx context.Context, change firewall.Change) error {
 	if errors.Is(err, firewall.ErrNotInstalled) {
 		err = b.reinstall(ctx)
 	}
+	if errors.Is(err, protect.ErrBusy) {
+		b.postponed = true // there is no table now: the books' pinholes come with the next one
+		return nil
+	}
 	if err != nil {
 		b.stale = true
 		return fmt.Errorf("change firewall: %w", err)
@@ -104,8 +109,9 @@ func (b *sessions) reconcile(ctx context.Context) {
 			err = b.transact(ctx, change)
 		}
 	}
+	b.postponed = b.postponed || errors.Is(err, protect.ErrBusy)
 	b.stale = err != nil
-	if err != nil {
+	if err != nil && !b.postponed {
 		b.log.Error("firewall not checked, will try again", logkeys.Error, err)
 	}
 }

@@ -83,6 +83,11 @@ func Run(ctx context.Context, c Config) error {
 	if a.Firewall == nil {
 		a.Firewall, a.Protection = noFirewall{}, nil
 	}
+	if a.Protection != nil { // a command may hold its lock for half a minute
+		hasty := *a.Protection
+		hasty.NoWait = true
+		a.Protection = &hasty
+	}
 	defer a.close()
 	if err := a.open(); err != nil {
 		return err
@@ -208,7 +213,7 @@ func (a *agent) install(ctx context.Context) error {
 	if _, none := a.Firewall.(noFirewall); none {
 		a.Log.Warn("no firewall: layer 1 is missing, as the settings say")
 	}
-	kernel, err := a.sessions.install(ctx)
+	kernel, err := a.installRules(ctx)
 	if err != nil {
 		return err
 	}
@@ -222,6 +227,24 @@ func (a *agent) install(ctx context.Context) error {
 	a.knocks.setClock(a.clock.now())
 	a.sessions.adopt(left.Sessions, kernel)
 	return nil
+}
+
+// installRules waits for a command that is changing the rules: so far nobody waits
+// for the agent.
+func (a *agent) installRules(ctx context.Context) ([]firewall.Pinhole, error) {
+	tick := time.NewTicker(decisionsEvery)
+	defer tick.Stop()
+	for {
+		kernel, err := a.sessions.install(ctx)
+		if !errors.Is(err, protect.ErrBusy) {
+			return kernel, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
 }
 
 // takeState returns what an agent before this one left. What cannot be used is set

@@ -114,7 +114,11 @@ func (b *sessions) followDecision(ctx context.Context) {
 	if over {
 		b.log.Warn("nobody confirmed the protection: the trial is over, the rules are taken away")
 	}
-	if _, err := b.decided(ctx); err != nil {
+	_, err = b.decided(ctx)
+	if errors.Is(err, protect.ErrBusy) {
+		return // whose decision it may be: this looks again at the next beat
+	}
+	if err != nil {
 		b.log.Error("the decision about the protection is not carried out yet", logkeys.Error, err)
 		return
 	}

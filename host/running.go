@@ -157,6 +157,10 @@ func (b *sessions) setRules(ctx context.Context, rules firewall.Rules) error {
 	if err == nil {
 		_, err = b.decided(ctx)
 	}
+	if errors.Is(err, protect.ErrBusy) {
+		b.postponed = true
+		return nil
+	}
 	if err != nil && !errors.Is(err, firewall.ErrNotInstalled) {
 		b.rules, b.ruled, b.read = before, ruled, protect.Record{}
 		return fmt.Errorf("install firewall: %w", err)

@@ -70,6 +70,8 @@ type sessions struct {
 	knocked chan struct{}              // one token: moved is not empty
 	// disturbed has a token when somebody else may have changed the rules.
 	disturbed chan struct{}
+	// postponed, the owner's, says that mending waits for a command to end.
+	postponed bool
 	stopped   chan struct{}
 	closers   sync.WaitGroup // goroutines that close tunnels
 
@@ -146,6 +148,7 @@ func (b *sessions) run(ctx context.Context) error {
 			b.reconcile(ctx)
 		case <-decisions.C:
 			b.followDecision(ctx)
+			b.resume(ctx)
 			if b.stale { // this wakes the owner too often for its timer to run out
 				b.reconcile(ctx)
 			}

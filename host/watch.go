@@ -42,22 +42,23 @@ func (b *sessions) watch(ctx context.Context) error {
 // mend brings rules back that somebody else took away or altered, and the pinholes
 // with them, unless that was an administrator's decision.
 func (b *sessions) mend(ctx context.Context) {
-	limited, cancel := context.WithTimeout(ctx, firewallLimit)
+	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
 	defer cancel()
-	_, err := b.fw.List(limited)
-	switch {
-	case errors.Is(err, firewall.ErrNotInstalled):
-		err = b.reinstall(limited)
-	case err == nil:
-		since := b.since
-		if b.followDecision(ctx); b.since != since || b.state == protect.Off {
-			return
-		}
-		b.log.Warn("somebody changed the firewall's rules, they are installed anew")
-		_, err = b.decided(limited)
+	state, err := b.decided(ctx)
+	if err == nil && state != protect.Off {
+		b.log.Warn("another process took away or changed the firewall's rules, they are installed again")
+		err = b.transact(ctx, firewall.Change{Open: b.holes.all(b.now())})
 	}
-	if err != nil {
+	b.postponed = errors.Is(err, protect.ErrBusy)
+	if err != nil && !b.postponed {
 		b.stale = true
 		b.log.Error("firewall not checked, will try again", logkeys.Error, err)
+	}
+}
+
+// resume does what was put off because a command was at work on the protection.
+func (b *sessions) resume(ctx context.Context) {
+	if b.postponed {
+		b.mend(ctx)
 	}
 }

@@ -107,7 +107,7 @@ func TestAFlushedRulesetIsBackAtOnce(t *testing.T) {
 		}
 		echo(t, s, "still here")
 	}
-	if !strings.Contains(l.log.String(), "table was gone") {
+	if !strings.Contains(l.log.String(), "installed again") {
 		t.Error("not logged")
 	}
 }

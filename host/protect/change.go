@@ -2,6 +2,7 @@ package protect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -95,7 +96,7 @@ func (s Switch) change(ctx context.Context, change func(*Record, Clock) error) (
 // Restore brings the rules to what the record says, and returns what that is. Of
 // a trial that is over it takes down the record as well. At boot, this is what makes
 // the host dark. When the record cannot be read or locked, the rules are put in force,
-// and the error is [ErrUnsure].
+// and the error is [ErrUnsure]; [ErrBusy] leaves all to whoever is at work.
 func (s Switch) Restore(ctx context.Context) (State, error) {
 	var state State
 	held, over := false, false
@@ -104,7 +105,7 @@ func (s Switch) Restore(ctx context.Context) (State, error) {
 		over = state == Off && r.State == Trial
 		return s.enforce(ctx, r, c)
 	})
-	if err != nil && !held {
+	if err != nil && !held && !errors.Is(err, ErrBusy) {
 		return s.restoreUnsure(ctx, err)
 	}
 	if err == nil && over {

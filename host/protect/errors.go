@@ -4,6 +4,7 @@ import "errors"
 
 // Errors of this package.
 var (
+	ErrBusy      = errors.New("another command is changing the protection")
 	ErrRecord    = errors.New("the protection's record is damaged")
 	ErrNewer     = errors.New("the protection's record is of a newer version of this program")
 	ErrNoTrial   = errors.New("there is no trial to confirm")

@@ -24,6 +24,9 @@ const (
 // any process at any time.
 type Store struct {
 	Folder string
+	// NoWait is for one who must not stand still while another one works under the lock,
+	// which may take half a minute: Change and Hold return [ErrBusy] instead.
+	NoWait bool
 	// Clock is this machine's unless set.
 	Clock func() (Clock, error)
 
@@ -129,7 +132,8 @@ func (s Store) Hold(act func(Record, Clock) error) error {
 	return act(r, clock)
 }
 
-// lock waits for the others. The kernel lets go of the locks of a killed process.
+// lock waits for the others, unless there is NoWait. The kernel lets go of the locks of
+// a killed process.
 func (s Store) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(s.Folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state folder: %w", err)
@@ -142,11 +146,18 @@ func (s Store) lock() (unlock func(), err error) {
 	if s.lockWith != nil {
 		flock = s.lockWith
 	}
+	how := unix.LOCK_EX
+	if s.NoWait {
+		how |= unix.LOCK_NB
+	}
 	for {
-		err = flock(int(f.Fd()), unix.LOCK_EX)
+		err = flock(int(f.Fd()), how)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrBusy
 	}
 	if err != nil {
 		f.Close()
