@@ -208,13 +208,5 @@ func (t TunnelSettings) advertise() []netip.AddrPort {
 	return all
 }
 
-// Rules returns what the host's firewall leaves open besides pinholes: the
-// administrator's keep rules and nothing else.
-func (s Settings) Rules() (firewall.Rules, error) {
-	keep, err := config.KeepRules(s.Keep, time.Now())
-	if err != nil {
-		return firewall.Rules{}, err
-	}
-	rules := firewall.Rules{Keep: keep, Inside: s.Firewall.Inside}
-	return rules, rules.Validate()
-}
+// Rules returns the rules of this moment by this machine's clock.
+func (s Settings) Rules() (firewall.Rules, error) { return s.RulesAt(time.Now()) }

@@ -175,6 +175,7 @@ func (a *agent) assemble() error {
 		a.sessions.reread = a.rereadRules
 	}
 	a.knocks.bind = a.sessions.bind
+	a.sessions.time = a.ruleTime
 	a.state = &writer{
 		path: filepath.Join(a.State, stateName), boot: a.boot, log: a.Log,
 		dirty: make(chan struct{}, 1),
@@ -199,12 +200,9 @@ func (a *agent) assemble() error {
 }
 
 // rereadRules returns the rules of the configuration as it is now.
-func (a *agent) rereadRules() (firewall.Rules, error) {
+func (a *agent) rereadRules() (ruling, error) {
 	s, err := a.Reread()
-	if err != nil {
-		return firewall.Rules{}, err
-	}
-	return s.Rules()
+	return s.RulesAt, err
 }
 
 // install makes the host dark, and adopts what an agent before this one left.
@@ -212,6 +210,12 @@ func (a *agent) install(ctx context.Context) error {
 	left := a.takeState()
 	if _, none := a.Firewall.(noFirewall); none {
 		a.Log.Warn("no firewall: layer 1 is missing, as the settings say")
+	}
+	if !left.AtBoot.IsZero() {
+		a.clock.restore(left.AtBoot)
+	}
+	if err := a.sessions.judge(a.RulesAt); err != nil {
+		return err
 	}
 	kernel, err := a.installRules(ctx)
 	if err != nil {
@@ -223,7 +227,6 @@ func (a *agent) install(ctx context.Context) error {
 	if left.AtBoot.IsZero() {
 		return nil // this boot has seen no Sync, so there are no sessions either
 	}
-	a.clock.restore(left.AtBoot)
 	a.knocks.setClock(a.clock.now())
 	a.sessions.adopt(left.Sessions, kernel)
 	return nil

@@ -23,6 +23,8 @@ type memoryKernel struct {
 	installed bool
 	open      map[firewall.Pinhole]time.Duration
 	changes   []firewall.Change
+	rules     firewall.Rules // of the last Install
+	installs  int
 	fail      error // returned by Apply, which then does nothing
 }
 
@@ -32,10 +34,12 @@ func newMemoryKernel(now clock) *memoryKernel {
 	return &memoryKernel{now: now, installed: true, open: make(map[firewall.Pinhole]time.Duration)}
 }
 
-func (k *memoryKernel) Install(context.Context, firewall.Rules) error {
+func (k *memoryKernel) Install(_ context.Context, rules firewall.Rules) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.installed = true
+	k.rules = rules
+	k.installs++
 	return nil
 }
 

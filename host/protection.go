@@ -74,9 +74,12 @@ func explainState(s protect.State) string {
 // When it cannot be read, what the command put in force is left alone.
 func (b *sessions) latest(ctx context.Context, r protect.Record) (firewall.Rules, bool) {
 	if b.reread != nil && !reflect.DeepEqual(r, b.read) {
-		rules, err := b.reread()
+		configured, err := b.reread()
 		if err == nil {
-			b.rules, b.ruled, b.read = rules, b.now(), r
+			err = b.judge(configured)
+		}
+		if err == nil {
+			b.read = r
 		} else {
 			b.log.Error("configuration not taken with the decision about the protection", logkeys.Error, err)
 			if _, missing := b.fw.List(ctx); missing == nil {

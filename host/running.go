@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/host/protect"
 )
 
@@ -62,15 +61,11 @@ func (r *Running) Reload(ctx context.Context, next Settings) (waiting []string, 
 	if err := next.Validate(); err != nil {
 		return nil, err
 	}
-	rules, err := next.Rules()
-	if err != nil {
-		return nil, err
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	waiting = Waiting(r.settings.Fixed(), next.Fixed())
 	stopped := r.agent.sessions.do(func(owner context.Context) {
-		err = r.agent.sessions.setRules(owner, rules)
+		err = r.agent.sessions.setRules(owner, next.RulesAt)
 	})
 	if err = errors.Join(stopped, err); err != nil {
 		return nil, err
@@ -146,24 +141,18 @@ func (b *sessions) alive(ctx context.Context) error {
 	}
 }
 
-// setRules makes rules the table's, whose pinholes stay. Where there is no table
-// now, reconciling knows whether there is to be one.
-func (b *sessions) setRules(ctx context.Context, rules firewall.Rules) error {
+// setRules makes configured the table's rules, whose pinholes stay.
+func (b *sessions) setRules(ctx context.Context, configured ruling) error {
 	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
 	defer cancel()
-	_, err := b.fw.List(ctx)
-	before, ruled := b.rules, b.ruled
-	b.rules, b.ruled = rules, b.now()
-	if err == nil {
-		_, err = b.decided(ctx)
+	rules, ruled, judged, before := b.rules, b.ruled, b.judged, b.configured
+	if err := b.judge(configured); err != nil {
+		return err
 	}
-	if errors.Is(err, protect.ErrBusy) {
-		b.postponed = true
-		return nil
+	err := b.reinstallRules(ctx)
+	if err != nil {
+		b.rules, b.ruled, b.judged, b.configured = rules, ruled, judged, before
+		b.read = protect.Record{} // the next decision reads them again
 	}
-	if err != nil && !errors.Is(err, firewall.ErrNotInstalled) {
-		b.rules, b.ruled, b.read = before, ruled, protect.Record{}
-		return fmt.Errorf("install firewall: %w", err)
-	}
-	return nil
+	return err
 }

@@ -51,8 +51,8 @@ type sessions struct {
 	// protection has the decision whether rules are in force; nil: they are.
 	protection *protect.Store
 	rules      firewall.Rules
-	ruled      time.Duration                  // when rules were read, on the boot clock
-	reread     func() (firewall.Rules, error) // as they are now; nil: as they were
+	ruled      time.Duration          // when rules were read, on the boot clock
+	reread     func() (ruling, error) // as they are configured now; nil: as they were
 	gate       gate
 	reach      *reach
 	hints      hints
@@ -72,8 +72,14 @@ type sessions struct {
 	disturbed chan struct{}
 	// postponed, the owner's, says that mending waits for a command to end.
 	postponed bool
-	stopped   chan struct{}
-	closers   sync.WaitGroup // goroutines that close tunnels
+	// time is what keep rules are judged by, and whether it is the controller's; nil:
+	// this machine's. configured and judged, the owner's, are what rules were made of
+	// and the time then.
+	time       func() (now time.Time, sure bool)
+	configured ruling
+	judged     time.Time
+	stopped    chan struct{}
+	closers    sync.WaitGroup // goroutines that close tunnels
 
 	// Only the owner goroutine uses these.
 	holes  *pinholes
@@ -148,6 +154,7 @@ func (b *sessions) run(ctx context.Context) error {
 			b.reconcile(ctx)
 		case <-decisions.C:
 			b.followDecision(ctx)
+			b.rejudge(ctx)
 			b.resume(ctx)
 			if b.stale { // this wakes the owner too often for its timer to run out
 				b.reconcile(ctx)
