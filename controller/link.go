@@ -227,7 +227,7 @@ func (l *link) write(ctx context.Context, stream api.AgentStream) error {
 	}
 }
 
-// timed fills in the time left: hosts count it from when they read it.
+// timed fills in the time, and the time left: hosts count it from when they read it.
 func timed(order control.ToHost, now time.Time) control.ToHost {
 	left := func(s control.Session) control.Session {
 		s.TTL = control.Duration(max(0, s.Deadline.Sub(now)))
@@ -237,6 +237,8 @@ func timed(order control.ToHost, now time.Time) control.ToHost {
 	case order.Open != nil:
 		s := left(*order.Open)
 		order.Open = &s
+	case order.Ping != nil:
+		order.Ping = &control.Ping{Now: now}
 	case order.Sync != nil:
 		sync := control.Sync{Now: now, Sessions: make([]control.Session, 0, len(order.Sync.Sessions))}
 		for _, s := range order.Sync.Sessions {

@@ -18,9 +18,9 @@ type clock func() time.Duration
 func bootClock() time.Duration { return bootclock.Now() }
 
 // wallClock is the time that host knocks are judged by: the controller's, as its
-// last Sync told it, carried on by the boot clock. Clients seal their host knocks
-// on that clock too, so that neither end's own wall clock matters. Until the
-// first Sync it is this machine's, corrected by what was last seen of the other.
+// last Sync or a later Ping told it, carried on by the boot clock. Clients seal their
+// host knocks on that clock too, so that neither end's own wall clock matters. Until
+// the first Sync it is this machine's, corrected by what was last seen of the other.
 type wallClock struct {
 	boot   clock
 	offset func() time.Duration // controller's clock minus ours, as last seen

@@ -19,6 +19,10 @@ import (
 // guard forgets old ones.
 const rollEvery = 20 * time.Second
 
+// stepped is how far the controller's time must be from ours to be taken between two
+// Syncs: more than a message may be late, and far less than knocks bear.
+const stepped = 10 * time.Second
+
 // knocks checks host knocks. The tunnel's socket and the capture ahead of the
 // firewall both feed it, with one replay guard: whichever sees a knock first
 // takes it.
@@ -100,6 +104,19 @@ func (k *knocks) setClock(now time.Time) {
 	k.openGuard(now)
 	k.clock.set(now)
 	k.table.Roll(now)
+}
+
+// correctClock takes the controller's time when its clock was set since it last told,
+// or ours has drifted, and reports whether it did. Less than stepped may be the
+// message's own way here. The zero time says nothing.
+func (k *knocks) correctClock(now time.Time) bool {
+	off := now.Sub(k.clock.now())
+	if now.IsZero() || off.Abs() < stepped {
+		return false
+	}
+	k.log.Warn("the controller's clock is another than it was, taking it over", logkeys.Duration, off)
+	k.setClock(now)
+	return true
 }
 
 // openGuard opens the replay journal if it is not open. While it cannot be, no host

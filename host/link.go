@@ -243,6 +243,9 @@ func (s *stream) handle(ctx context.Context, m control.ToHost) error {
 	case m.Told != nil:
 		s.onTold(ctx, m.Told.Sequence)
 	case m.Ping != nil:
+		if s.knocks.correctClock(m.Ping.Now) {
+			s.state.changed()
+		}
 	default:
 		fault = errEmptyOrder
 	}

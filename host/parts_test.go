@@ -96,6 +96,38 @@ func TestHostKnocksAreJudgedByTheControllersClock(t *testing.T) {
 	}
 }
 
+// TestAStepOfTheControllersClockIsFollowedWhileTheLinkLasts: clients seal their host
+// knocks by the new time at once.
+func TestAStepOfTheControllersClockIsFollowedWhileTheLinkLasts(t *testing.T) {
+	bound := 0
+	k, _ := knockParts(t, func(key.ID, netip.AddrPort) bool { bound++; return true })
+	host, session, secret := key.NewID(), key.NewID(), key.NewHostKnock()
+	k.table.Put(session, secret)
+	k.receiver = spa.NewHostKnockReceiver(host, k.table, k.guard)
+	source := netip.MustParseAddrPort("192.0.2.1:5000")
+	begun := time.Now()
+	k.setClock(begun)
+	for _, step := range []time.Duration{10 * time.Minute, -20 * time.Minute} {
+		now := begun.Add(step)
+		k.take(spa.SealHostKnock(secret, host, session, now), source)
+		if bound != 0 {
+			t.Fatalf("%v: taken before the step was told", step)
+		}
+		k.correctClock(now)
+		k.take(spa.SealHostKnock(secret, host, session, now.Add(time.Second)), source)
+		if bound != 1 {
+			t.Fatalf("%v: not taken after the step: %v", step, k.counters())
+		}
+		bound = 0
+	}
+	before := k.clock.atBoot()
+	k.correctClock(time.Time{}) // of an older controller
+	k.correctClock(k.clock.now().Add(-stepped / 2))
+	if k.clock.atBoot() != before {
+		t.Error("a late message, or one without a time, moved the clock")
+	}
+}
+
 func TestGarbageIsNoKnockAndCostsNothing(t *testing.T) {
 	k, _ := knockParts(t, func(key.ID, netip.AddrPort) bool { t.Error("bound"); return true })
 	garbage, source := make([]byte, spa.Size), netip.MustParseAddrPort("192.0.2.1:5000")

@@ -255,6 +255,20 @@ func TestADamagedCacheDoesNotStopTheAgent(t *testing.T) {
 	}
 }
 
+func TestAPingTellsTheControllersTime(t *testing.T) {
+	a := newInProcess(t)
+	ready := make(chan *Running, 1)
+	a.config.Ready = func(r *Running) { ready <- r }
+	link := a.start(t)
+	r := <-ready
+	link.order(control.ToHost{Ping: &control.Ping{}}) // as an older controller's
+	link.order(control.ToHost{Ping: &control.Ping{Now: time.Now().Add(10 * time.Minute)}})
+	if off := time.Until(r.agent.clock.now()); off < 9*time.Minute {
+		t.Errorf("the agent is %v ahead of the old time", off)
+	}
+	a.stop(t)
+}
+
 // TestADamagedJournalCostsTwoMinutesOfHostKnocksAndNotTheAgent.
 func TestADamagedJournalCostsTwoMinutesOfHostKnocksAndNotTheAgent(t *testing.T) {
 	a := newInProcess(t)

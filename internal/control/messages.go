@@ -229,8 +229,11 @@ type CloseHost struct {
 	Reason  string `json:"reason"` // shown to the client: "revoked", "expired", "closed by its owner"
 }
 
-// Ping asks for an acknowledgement and nothing else.
-type Ping struct{}
+// Ping asks for an acknowledgement, and tells the time: the controller's clock may be
+// set while a stream lasts.
+type Ping struct {
+	Now time.Time `json:"now,omitzero"` // controller's clock; none from an older version
+}
 
 // FromHost is one message of a host's agent; exactly one of the pointers is set.
 type FromHost struct {
