@@ -119,7 +119,8 @@ func (b *sessions) followDecision(ctx context.Context) {
 	}
 	_, err = b.decided(ctx)
 	if errors.Is(err, protect.ErrBusy) {
-		return // whose decision it may be: this looks again at the next beat
+		b.log.Info("the decision about the protection is not carried out yet", logkeys.Error, err)
+		return
 	}
 	if err != nil {
 		b.log.Error("the decision about the protection is not carried out yet", logkeys.Error, err)
