@@ -59,6 +59,9 @@ func (f *Firewall) applyLocked(ctx context.Context, change firewall.Change) erro
 		return err
 	}
 	err := f.sendLocked(ctx, b)
+	if err == nil {
+		return f.rearmLocked()
+	}
 	if !errors.Is(err, errMissing) {
 		return err
 	}
@@ -240,6 +243,9 @@ func (f *Firewall) listLocked(ctx context.Context) ([]firewall.Pinhole, error) {
 		return nil, err
 	}
 	if err := f.installedLocked(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.rearmLocked(); err != nil {
 		return nil, err
 	}
 	doors, err := f.doorsLocked()

@@ -51,6 +51,8 @@
 // The kernel counts an element's time in whole seconds, from the moment it is put in.
 // What is granted is rounded down: a pinhole ends up to a second early, never late.
 // One for less than a second ends after one second; whoever opens such revokes it.
+// It counts 24.8 days at most: a keep rule for longer is set anew while somebody
+// calls Apply or List. With nobody left to do that it ends early, after those days.
 //
 // Rules change in one transaction for each table of each family, not in one for
 // all; Apply opens first and revokes then, so nothing replaced is ever missing, but

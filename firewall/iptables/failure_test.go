@@ -181,7 +181,7 @@ func TestInstallSweepsWhatWasCutShort(t *testing.T) {
 	if err := f.prepareDoorLocked(doorOf(hole(7))); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.startTimersLocked(writer{rules: firewall.Rules{Trial: time.Hour}, timers: 5}); err != nil {
+	if err := f.startTimersLocked(&writer{rules: firewall.Rules{Trial: time.Hour}, timers: 5}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Install(ctx, firewall.Rules{}); err != nil {

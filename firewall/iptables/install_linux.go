@@ -4,18 +4,11 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/postern-sdp/postern/firewall"
 )
-
-// trialTimer is the timer of Rules.Trial.
-const trialTimer = "trial"
-
-func keepTimer(i int) string { return strconv.Itoa(i) }
 
 // maxServers bounds the machines behind published ports that are remembered.
 const maxServers = 65536
@@ -49,6 +42,7 @@ func (f *Firewall) installLocked(ctx context.Context, rules firewall.Rules) erro
 	}); err != nil {
 		return err
 	}
+	f.long, f.rearmed = w.long, f.now()
 	return f.noteLocked()
 }
 
@@ -101,52 +95,7 @@ func (f *Firewall) prepareSetsLocked(w *writer) error {
 			return err
 		}
 	}
-	return f.startTimersLocked(*w)
-}
-
-// startTimersLocked makes the sets of the timers. While a set holds all addresses,
-// its timer is running.
-func (f *Firewall) startTimersLocked(w writer) error {
-	left := map[string]time.Duration{}
-	if w.rules.Trial > 0 {
-		left[trialTimer] = w.rules.Trial
-	}
-	for i, k := range w.rules.Keep {
-		if k.TTL > 0 {
-			left[keepTimer(i)] = k.TTL
-		}
-	}
-	for what, left := range left {
-		for _, v6 := range families() {
-			set := f.name.set(timer{w.timers, what}.set(v6))
-			if err := f.sets.create(set, networkSet(v6), 0, true); err != nil {
-				return err
-			}
-			if err := f.sets.add(set, everybody(v6, wholeSeconds(left))...); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// everybody is all addresses of a family, in halves: the kernel refuses a prefix
-// of length 0.
-func everybody(v6 bool, timeout time.Duration) []element {
-	halves := []string{"0.0.0.0", "128.0.0.0"}
-	if v6 {
-		halves = []string{"::", "8000::"}
-	}
-	var list []element
-	for _, h := range halves {
-		list = append(list, element{address: netip.MustParseAddr(h), bits: 1, timeout: timeout})
-	}
-	return list
-}
-
-// wholeSeconds rounds down; but to the kernel no seconds at all are for ever.
-func wholeSeconds(left time.Duration) time.Duration {
-	return min(max(left.Truncate(time.Second), time.Second), longestTimeout)
+	return f.startTimersLocked(w)
 }
 
 // replaceLocked writes the chains, and has the built-in ones jump to them.
@@ -254,7 +203,7 @@ func (f *Firewall) destroyLocked(ctx context.Context, set string) error {
 
 // removeLocked removes rules first, then the sets that they referred to.
 func (f *Firewall) removeLocked(ctx context.Context) error {
-	f.stamp, f.doors = stamp{}, nil
+	f.stamp, f.doors, f.long = stamp{}, nil, nil
 	before, err := f.saveBothLocked(ctx)
 	if err != nil {
 		return err

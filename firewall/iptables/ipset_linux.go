@@ -37,7 +37,7 @@ const errHashFull = syscall.Errno(nl.IPSET_ERR_TYPE_SPECIFIC)
 // has a 16-bit length: 600 of up to 60 bytes.
 const perMessage = 600
 
-// longestTimeout is the kernel's: half of 32 bits of milliseconds.
+// longestTimeout is the kernel's: half of 32 bits of milliseconds, 24.8 days.
 const longestTimeout = 2147483 * time.Second
 
 // sets speaks to the kernel's IP sets over one socket. Its methods are not for

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
 	"golang.org/x/sys/unix"
@@ -43,13 +44,16 @@ type Firewall struct {
 	capacity  uint32
 	programs  programs
 	namespace namespace
+	now       func() time.Duration
 
-	mu     sync.Mutex // guards the rest, and holds one change together
-	sets   *sets      // nil after Close
-	jumps  [2]*goiptables.IPTables
-	stamp  stamp         // of the rules when they were last found complete
-	doors  map[door]bool // when stamp was taken
-	closed bool
+	mu      sync.Mutex // guards the rest, and holds one change together
+	sets    *sets      // nil after Close
+	jumps   [2]*goiptables.IPTables
+	stamp   stamp         // of the rules when they were last found complete
+	doors   map[door]bool // when stamp was taken
+	long    []longTimer   // of the rules that this one installed
+	rearmed time.Duration
+	closed  bool
 }
 
 var _ firewall.Firewall = (*Firewall)(nil)
@@ -62,7 +66,7 @@ func New(cfg Config) (*Firewall, error) {
 	if cfg.Capacity == 0 {
 		cfg.Capacity = DefaultCapacity
 	}
-	f := &Firewall{name: name(cfg.Name), capacity: cfg.Capacity}
+	f := &Firewall{name: name(cfg.Name), capacity: cfg.Capacity, now: bootTime}
 	if !f.name.valid() {
 		return nil, fmt.Errorf("%w: %q", ErrName, cfg.Name)
 	}

@@ -56,6 +56,7 @@ type writer struct {
 	rules   firewall.Rules
 	doors   []door
 	timers  int // generation
+	long    []longTimer
 	v6      bool
 	tracked bool // connection tracking may be used
 	// pass ends our chains in favour of a packet, and admit does of one to a

@@ -4,6 +4,7 @@ package nft_test
 
 import (
 	"errors"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -194,6 +195,21 @@ func TestATableRestoredFromASavedRulesetIsTakenOver(t *testing.T) {
 	}
 	if got, err := f.List(t.Context()); err != nil || len(got) != 1 || got[0].Opening() != p.Opening() {
 		t.Errorf("list: %v, %v", got, err)
+	}
+}
+
+// TestAKeepRuleOfMonthsIsTheKernelsToEnd: its timeouts may be as long as rules are.
+func TestAKeepRuleOfMonthsIsTheKernelsToEnd(t *testing.T) {
+	n := testkit.Netns(t)
+	rules := firewall.Rules{Keep: []firewall.Keep{
+		{Interface: "eth0", TTL: 60 * 24 * time.Hour}, {Interface: "eth1", TTL: math.MaxInt64}}}
+	if err := newFirewall(t, n, nft.Config{}).Install(t.Context(), rules); err != nil {
+		t.Fatal(err)
+	}
+	for set, want := range map[string]string{"keep0": "expires 59d23h", "keep1": "expires 106751d"} {
+		if got := n.Run(t, "nft", "list", "set", "inet", "postern", set); strings.Count(got, want) != 2 {
+			t.Errorf("want %s:\n%s", want, got)
+		}
 	}
 }
 
