@@ -154,6 +154,8 @@ func (n namespace) run(ctx context.Context, input, program string, args ...strin
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	// As our lock does, it ends with us.
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	var said, complaint bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &said, &complaint
 	if err := n.do(cmd.Run); err != nil {

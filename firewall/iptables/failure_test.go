@@ -219,10 +219,20 @@ func TestOneAtATimeChangesTheRules(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("install after the other: %v", err)
 	}
-	// One that was killed holds the lock no longer than its lease.
-	if err := f.sets.addNew(f.name.set(lockSet), element{port: 1, timeout: time.Second}); err != nil {
+}
+
+// TestTheLockOfAKilledOneHoldsNobodyUp: its sockets are all that dies with a process.
+func TestTheLockOfAKilledOneHoldsNobodyUp(t *testing.T) {
+	n := testkit.Netns(t)
+	f, killed := newFirewall(t, n, NFT), newFirewall(t, n, NFT)
+	if _, err := killed.lockLocked(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if err := killed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), lease/2)
+	defer cancel()
 	if err := f.Install(ctx, firewall.Rules{}); err != nil {
 		t.Errorf("install after another was killed: %v", err)
 	}

@@ -38,8 +38,8 @@ const (
 	// last rule of each chain, so that its count of references tells whether they
 	// are there.
 	neverSet = "never"
-	// lockSet holds the one that changes rules, for as long as it may take.
-	lockSet = "lock"
+	// lockSet holds the one that changes rules, while it does.
+	lockSet = "holder"
 )
 
 // doorsSet has the ports of one protocol that ever had a pinhole.

@@ -174,9 +174,7 @@ func (l *Lab) StartHost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// With iptables, an agent that is killed while it changes rules leaves a lock that
-	// only the kernel ends, after two minutes; that is rare.
-	return Wait(ctx, 150*time.Second, "the host to be online", func() (bool, error) {
+	return Wait(ctx, 15*time.Second, "the host to be online", func() (bool, error) {
 		if !l.host.Running() {
 			return false, fmt.Errorf("it ended: %s", l.host.Log())
 		}
