@@ -245,6 +245,7 @@ func concurrent(t *testing.T, n *network) {
 			for i := range rounds {
 				keep := wide(firewall.TCP, source, uint16(1000*w+2*i+1))
 				gone := wide(firewall.UDP, source, uint16(1000*w+2*i+2))
+				keep.TTL = time.Hour // a minute is over too soon on a busy machine
 				err := errors.Join(
 					fw.Apply(ctx, firewall.Change{Open: []firewall.Pinhole{keep, gone}}),
 					fw.Apply(ctx, firewall.Change{Revoke: []firewall.Pinhole{gone}}))
