@@ -50,58 +50,59 @@ func (f *Firewall) setOf(p firewall.Pinhole) string {
 	return f.name.set(doorOf(p).sources(p.SourcePort != 0, p.Source.Is6()))
 }
 
-func (f *Firewall) applyLocked(ctx context.Context, change firewall.Change) error {
-	if err := f.usableLocked(ctx); err != nil {
-		return err
+// apply looks whether the rules are there: before it opens, so that an error changes
+// nothing, but only after it revokes, which waits for nobody who reads rules.
+func (f *Firewall) apply(ctx context.Context, b batch) error {
+	if len(b.open) == 0 {
+		return errors.Join(f.send(b), f.installed(ctx), f.rearm())
 	}
-	b := f.makeBatch(change)
-	if err := f.installedLocked(ctx); err != nil {
-		return err
+	err := f.open(ctx, b)
+	if errors.Is(err, errMissing) {
+		// A set that was here before is gone: others, of this name too, may have
+		// removed everything and installed it again.
+		f.memory.forget()
+		err = f.open(ctx, b)
 	}
-	err := f.sendLocked(ctx, b)
-	if err == nil {
-		return f.rearmLocked()
-	}
-	if !errors.Is(err, errMissing) {
-		return err
-	}
-	// A set that was here before is gone: others, of this name too, may have
-	// removed everything and installed it again.
-	f.stamp = stamp{}
-	if err := f.installedLocked(ctx); err != nil {
-		return err
-	}
-	if err = f.sendLocked(ctx, b); errors.Is(err, errMissing) {
+	if errors.Is(err, errMissing) {
 		return fmt.Errorf("%w: %w", firewall.ErrNotInstalled, err)
 	}
-	return err
+	return errors.Join(err, f.rearm())
 }
 
-// sendLocked opens first: a pinhole that is replaced is at no moment missing.
-func (f *Firewall) sendLocked(ctx context.Context, b batch) error {
-	if err := f.makeDoorsLocked(ctx, b.doors); err != nil {
+func (f *Firewall) open(ctx context.Context, b batch) error {
+	if err := f.installed(ctx); err != nil {
 		return err
 	}
-	if err := f.roomLocked(b); err != nil {
+	if err := f.makeDoors(ctx, b.doors); err != nil {
+		return err
+	}
+	return f.send(b)
+}
+
+// send opens first: a pinhole that is replaced is at no moment missing.
+func (f *Firewall) send(b batch) error {
+	f.members.Lock()
+	defer f.members.Unlock()
+	if err := f.room(b); err != nil {
 		return err
 	}
 	for set, elements := range b.open {
 		if err := f.sets.add(set, elements...); err != nil {
-			return errors.Join(err, f.shutLocked(b))
+			return errors.Join(err, f.shut(b))
 		}
 	}
 	for set, elements := range b.revoke {
 		// What is not open at a door that never was needs no revoking.
 		if err := f.sets.remove(set, elements...); ignore(err, errMissing) != nil {
-			return errors.Join(err, f.shutLocked(b))
+			return errors.Join(err, f.shut(b))
 		}
 	}
 	return nil
 }
 
-// roomLocked returns ErrFull before anything is changed when not all of a change
+// room returns ErrFull before anything is changed when not all of a change
 // would find room. One element alone the kernel refuses without a trace.
-func (f *Firewall) roomLocked(b batch) error {
+func (f *Firewall) room(b batch) error {
 	total := 0
 	for _, elements := range b.open {
 		total += len(elements)
@@ -121,8 +122,8 @@ func (f *Firewall) roomLocked(b batch) error {
 	return nil
 }
 
-// shutLocked closes what a change that failed was to open.
-func (f *Firewall) shutLocked(b batch) error {
+// shut closes what a change that failed was to open.
+func (f *Firewall) shut(b batch) error {
 	var all error
 	for set, elements := range b.open {
 		bare := make([]element, len(elements))
@@ -135,27 +136,21 @@ func (f *Firewall) shutLocked(b batch) error {
 	return all
 }
 
-// makeDoorsLocked makes those of the doors that are not there yet.
-func (f *Firewall) makeDoorsLocked(ctx context.Context, wanted map[door]bool) error {
-	missing := make(map[door]bool)
-	for d := range wanted {
-		if !f.doors[d] {
-			missing[d] = true
-		}
-	}
-	if len(missing) == 0 {
+// makeDoors makes those of the doors that are not there yet.
+func (f *Firewall) makeDoors(ctx context.Context, wanted map[door]bool) error {
+	if f.memory.recall().has(wanted) {
 		return nil
 	}
-	return f.changeRulesLocked(ctx, func() error { return f.addDoorsLocked(ctx, missing) })
+	return f.changeRules(ctx, func() error { return f.addDoorsLocked(ctx, wanted) })
 }
 
-func (f *Firewall) addDoorsLocked(ctx context.Context, missing map[door]bool) error {
-	there, err := f.doorsLocked() // another process may have been quicker
+func (f *Firewall) addDoorsLocked(ctx context.Context, wanted map[door]bool) error {
+	there, err := f.doors()
 	if err != nil {
 		return err
 	}
 	var doors []door
-	for _, d := range sortedDoors(missing) {
+	for _, d := range sortedDoors(wanted) {
 		if !there[d] {
 			doors = append(doors, d)
 		}
@@ -238,17 +233,18 @@ func (f *Firewall) destroyDoorsLocked(doors []door) error {
 	return all
 }
 
-func (f *Firewall) listLocked(ctx context.Context) ([]firewall.Pinhole, error) {
-	if err := f.usableLocked(ctx); err != nil {
+func (f *Firewall) list(ctx context.Context) ([]firewall.Pinhole, error) {
+	check := f.installed
+	if f.now()-f.memory.recall().read >= readEvery {
+		check = f.complete
+	}
+	if err := check(ctx); err != nil {
 		return nil, err
 	}
-	if err := f.installedLocked(ctx); err != nil {
+	if err := f.rearm(); err != nil {
 		return nil, err
 	}
-	if err := f.rearmLocked(); err != nil {
-		return nil, err
-	}
-	doors, err := f.doorsLocked()
+	doors, err := f.doors()
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +252,7 @@ func (f *Firewall) listLocked(ctx context.Context) ([]firewall.Pinhole, error) {
 	for _, d := range sortedDoors(doors) {
 		for _, v6 := range families() {
 			for _, exact := range []bool{true, false} {
-				elements, err := f.sets.elements(f.name.set(d.sources(exact, v6)))
+				elements, err := f.lists.elements(f.name.set(d.sources(exact, v6)))
 				if errors.Is(err, errMissing) {
 					return nil, fmt.Errorf("%w: %w", firewall.ErrNotInstalled, err)
 				}

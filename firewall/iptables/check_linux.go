@@ -14,29 +14,44 @@ import (
 	"github.com/postern-sdp/postern/firewall"
 )
 
-// stamp changes whenever our rules may have: it is asked for in microseconds,
-// before each change, where iptables-save takes milliseconds.
+// stamp tells whether our rules are as they were: it is asked for in microseconds, after
+// each change, where iptables-save takes milliseconds.
 type stamp struct {
 	valid      bool
 	generation uint32 // of nftables' rules, all of them
+	uses       string // of our chains in nftables: their rules, and the jumps to them
 	references uint32 // of iptables-legacy's rules to the set that never matches
 }
 
-// stampLocked returns ErrNotInstalled when our sets are not there.
-func (f *Firewall) stampLocked() (stamp, error) {
+// same reports whether our rules are as they were; others' may have changed.
+func (s stamp) same(before stamp) bool {
+	s.generation = before.generation
+	return s.valid && s == before
+}
+
+// stampAfter reads the stamp, of which little is asked as long as nobody has changed any
+// rule since before. It returns ErrNotInstalled when our sets or chains are not there.
+func (f *Firewall) stampAfter(before stamp) (stamp, error) {
 	s := stamp{valid: true}
 	never, err := f.sets.header(f.name.set(neverSet))
+	if err == nil && f.variant == NFT {
+		if s.generation, err = f.sets.generation(); err != nil {
+			return stamp{}, err
+		}
+		if s.uses = before.uses; s == before {
+			return s, nil
+		}
+		s.uses, err = f.sets.uses(f.census)
+	}
 	if errors.Is(err, errMissing) {
 		return stamp{}, firewall.ErrNotInstalled
 	}
 	if err != nil {
 		return stamp{}, err
 	}
-	if f.variant == NFT {
-		s.generation, err = f.sets.generation()
-		return s, err
+	if f.variant == Legacy {
+		s.references = never.references
 	}
-	s.references = never.references
 	return s, nil
 }
 
@@ -51,6 +66,7 @@ const (
 	attrTableName    = 1
 	attrChainTable   = 1
 	attrChainName    = 3
+	attrChainUse     = 6
 )
 
 // generation counts the changes of all nftables rules in the namespace.
@@ -78,56 +94,83 @@ func (s *sets) there(family byte, command int, attributes ...*nl.RtAttr) (bool, 
 	return err == nil, err
 }
 
-// installedLocked returns nil when our rules are there, or ErrNotInstalled.
-func (f *Firewall) installedLocked(ctx context.Context) error {
-	now, err := f.stampLocked()
+// installed returns nil when our rules are there, or ErrNotInstalled.
+func (f *Firewall) installed(ctx context.Context) error {
+	seen := f.memory.recall()
+	now, err := f.stampAfter(seen.stamp)
 	if err != nil {
-		f.stamp = stamp{}
+		f.memory.forget()
 		return err
 	}
-	if now == f.stamp {
-		return nil
+	if !now.same(seen.stamp) {
+		return f.complete(ctx)
 	}
-	f.stamp = stamp{}
-	for _, v6 := range families() {
-		rules, err := f.save(ctx, v6)
-		if err != nil {
-			return err
-		}
-		if !rules.complete(f.name) {
-			return firewall.ErrNotInstalled
-		}
+	if now != seen.stamp {
+		next := seen
+		next.stamp = now
+		f.memory.learn(seen, next)
 	}
-	if f.doors, err = f.doorsLocked(); err != nil {
-		return err
-	}
-	f.stamp = now
 	return nil
+}
+
+// complete reads all of our rules. It holds up nobody who changes something.
+func (f *Firewall) complete(ctx context.Context) error {
+	f.checking.Lock()
+	defer f.checking.Unlock()
+	seen := f.memory.recall()
+	next, err := f.read(ctx, seen.stamp)
+	if err != nil {
+		f.memory.forget()
+		return err
+	}
+	f.memory.learn(seen, next)
+	return nil
+}
+
+// read returns ErrNotInstalled when not all rules are there. The stamp is older than what
+// is read, so that no change in between goes unnoticed.
+func (f *Firewall) read(ctx context.Context, before stamp) (next seen, err error) {
+	if next.stamp, err = f.stampAfter(before); err != nil {
+		return next, err
+	}
+	rules, err := f.saveBoth(ctx)
+	if err != nil {
+		return next, err
+	}
+	if !rules[0].complete(f.name) || !rules[1].complete(f.name) {
+		return next, firewall.ErrNotInstalled
+	}
+	next.read = f.now()
+	next.doors, err = f.doors()
+	return next, err
 }
 
 // noteLocked remembers the rules as they are after a change of our own.
 func (f *Firewall) noteLocked() (err error) {
-	if f.doors, err = f.doorsLocked(); err != nil {
+	before := f.memory.recall()
+	next := seen{read: f.now()}
+	if next.doors, err = f.doors(); err != nil {
 		return err
 	}
-	f.stamp, err = f.stampLocked()
-	return err
+	if next.stamp, err = f.stampAfter(stamp{}); err != nil {
+		return err
+	}
+	f.memory.learn(before, next)
+	return nil
 }
 
-func (f *Firewall) droppedLocked(ctx context.Context) (firewall.Dropped, error) {
+// dropped reads all rules, of which each has its counter.
+func (f *Firewall) dropped(ctx context.Context) (firewall.Dropped, error) {
 	var d firewall.Dropped
-	if err := f.usableLocked(ctx); err != nil {
-		return d, err
-	}
-	if err := f.installedLocked(ctx); err != nil {
+	all, err := f.saveBoth(ctx)
+	if err != nil {
 		return d, err
 	}
 	counts := map[string]*uint64{droppedInput: &d.Input, droppedDoor: &d.Door,
 		droppedForward: &d.Forward, droppedOutput: &d.Output}
-	for _, v6 := range families() {
-		rules, err := f.save(ctx, v6)
-		if err != nil {
-			return firewall.Dropped{}, err
+	for _, rules := range all {
+		if !rules.complete(f.name) {
+			return firewall.Dropped{}, firewall.ErrNotInstalled
 		}
 		for _, c := range rules[mangle].ours(f.name) {
 			for i, r := range rules[mangle].rules[c] {

@@ -57,8 +57,11 @@
 // Rules change in one transaction for each table of each family, not in one for
 // all; Apply opens first and revokes then, so nothing replaced is ever missing, but
 // both are open for some microseconds. That somebody removed a rule is noticed
-// before each change: with iptables-nft by the number that the kernel counts up with
-// each change of any rule, with iptables-legacy by how many rules refer to our sets.
+// before each opening and after each revocation: with iptables-nft by how many rules
+// each of our chains has and how many lead to it, which is asked for when any rule has
+// changed, with iptables-legacy by how many rules refer to our sets. Only when that is
+// not as it was, and now and then for List, all rules are read, which takes programs:
+// what only revokes does not wait for it, and nobody waits for Dropped.
 //
 // Chains are replaced by iptables-restore --noflush, which go-iptables does not
 // offer; it puts the jumps in front. The first pinhole of a door costs such a

@@ -19,8 +19,8 @@ const maxServers = 65536
 // packet that the host sends on a stranger's connection would make it one of the
 // host's own.
 func (f *Firewall) installLocked(ctx context.Context, rules firewall.Rules) error {
-	f.stamp = stamp{}
-	before, err := f.saveBothLocked(ctx)
+	f.memory.forget()
+	before, err := f.saveBoth(ctx)
 	if err != nil {
 		return err
 	}
@@ -42,11 +42,11 @@ func (f *Firewall) installLocked(ctx context.Context, rules firewall.Rules) erro
 	}); err != nil {
 		return err
 	}
-	f.long, f.rearmed = w.long, f.now()
+	f.memory.keepTimers(w.long, f.now())
 	return f.noteLocked()
 }
 
-func (f *Firewall) saveBothLocked(ctx context.Context) (both [2]saved, err error) {
+func (f *Firewall) saveBoth(ctx context.Context) (both [2]saved, err error) {
 	for _, v6 := range families() {
 		if both[of(v6)], err = f.save(ctx, v6); err != nil {
 			return both, err
@@ -58,7 +58,7 @@ func (f *Firewall) saveBothLocked(ctx context.Context) (both [2]saved, err error
 // prepareSetsLocked makes the sets that the rules will refer to, and tells w of
 // them.
 func (f *Firewall) prepareSetsLocked(w *writer) error {
-	suffixes, err := f.suffixesLocked()
+	suffixes, err := f.suffixes()
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (f *Firewall) prepareSetsLocked(w *writer) error {
 			return err
 		}
 	}
-	doors, err := f.doorsLocked()
+	doors, err := f.doors()
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (f *Firewall) undoInstallLocked(ctx context.Context, before [2]saved, w wri
 // destroyWhereLocked destroys some of our sets, by what follows our name. The list
 // of a door refers to the door's other sets. The lock goes last.
 func (f *Firewall) destroyWhereLocked(ctx context.Context, which func(suffix string) bool) error {
-	suffixes, err := f.suffixesLocked()
+	suffixes, err := f.suffixes()
 	if err != nil {
 		return err
 	}
@@ -203,8 +203,9 @@ func (f *Firewall) destroyLocked(ctx context.Context, set string) error {
 
 // removeLocked removes rules first, then the sets that they referred to.
 func (f *Firewall) removeLocked(ctx context.Context) error {
-	f.stamp, f.doors, f.long = stamp{}, nil, nil
-	before, err := f.saveBothLocked(ctx)
+	f.memory.forget()
+	f.memory.keepTimers(nil, 0)
+	before, err := f.saveBoth(ctx)
 	if err != nil {
 		return err
 	}

@@ -45,15 +45,17 @@ type Firewall struct {
 	programs  programs
 	namespace namespace
 	now       func() time.Duration
+	sets      *sets // for changes
+	lists     *sets // for listings, which changes do not wait for
+	jumps     [2]*goiptables.IPTables
+	census    census
+	memory    memory
 
-	mu      sync.Mutex // guards the rest, and holds one change together
-	sets    *sets      // nil after Close
-	jumps   [2]*goiptables.IPTables
-	stamp   stamp         // of the rules when they were last found complete
-	doors   map[door]bool // when stamp was taken
-	long    []longTimer   // of the rules that this one installed
-	rearmed time.Duration
-	closed  bool
+	mu       sync.Mutex   // holds one change of the chains together: programs run
+	members  sync.Mutex   // holds one change of pinholes together: no program runs
+	checking sync.Mutex   // one at a time reads all rules
+	using    sync.RWMutex // guards closed; read while a call is under way
+	closed   bool
 }
 
 var _ firewall.Firewall = (*Firewall)(nil)
@@ -77,6 +79,7 @@ func New(cfg Config) (*Firewall, error) {
 	if f.programs, err = findPrograms(f.variant); err != nil {
 		return nil, err
 	}
+	f.census = newCensus(f.name)
 	if err := f.connect(cfg.NetNS); err != nil {
 		return nil, fmt.Errorf("connect to iptables-%s: %w", f.variant, err)
 	}
@@ -88,11 +91,14 @@ func (f *Firewall) connect(fd int) (err error) {
 		return err
 	}
 	err = f.namespace.do(func() (err error) {
-		f.sets, err = openSets()
+		if f.sets, err = openSets(); err != nil {
+			return err
+		}
+		f.lists, err = openSets()
 		return err
 	})
 	if err != nil {
-		return errors.Join(err, f.namespace.file.Close())
+		return errors.Join(err, f.Close())
 	}
 	if err := f.sets.supported(); err != nil {
 		return errors.Join(err, f.Close())
@@ -131,20 +137,20 @@ func (f *Firewall) Install(ctx context.Context, rules firewall.Rules) error {
 	if err := rules.Validate(); err != nil {
 		return fmt.Errorf("install rules: %w", err)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	err := f.changeRulesLocked(ctx, func() error { return f.installLocked(ctx, rules) })
+	err := f.use(ctx, func() error {
+		return f.changeRules(ctx, func() error { return f.installLocked(ctx, rules) })
+	})
 	if err != nil {
 		return fmt.Errorf("install iptables-%s rules %s: %w", f.variant, f.name, err)
 	}
 	return nil
 }
 
-// changeRulesLocked does something that no other process may do at the same time.
-func (f *Firewall) changeRulesLocked(ctx context.Context, do func() error) (err error) {
-	if err := f.usableLocked(ctx); err != nil {
-		return err
-	}
+// changeRules does something that nobody else may do at the same time, no other process
+// either.
+func (f *Firewall) changeRules(ctx context.Context, do func() error) (err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	unlock, err := f.lockLocked(ctx)
 	if err != nil {
 		return err
@@ -153,19 +159,23 @@ func (f *Firewall) changeRulesLocked(ctx context.Context, do func() error) (err 
 	return do()
 }
 
-func (f *Firewall) usableLocked(ctx context.Context) error {
+// use does something that Close waits for.
+func (f *Firewall) use(ctx context.Context, do func() error) error {
+	f.using.RLock()
+	defer f.using.RUnlock()
 	if f.closed {
 		return firewall.ErrClosed
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return nil
+	return do()
 }
 
 // Apply implements [firewall.Firewall]. It opens first: a replaced pinhole is open
 // beside its successor for a moment. After an error in the middle, which only a
-// kernel out of memory or somebody else can cause, what it was to open is shut.
+// kernel out of memory or somebody else can cause, what it was to open is shut. What
+// it was to revoke may be revoked in spite of an error.
 func (f *Firewall) Apply(ctx context.Context, change firewall.Change) error {
 	if err := change.Validate(); err != nil {
 		return fmt.Errorf("change pinholes: %w", err)
@@ -173,19 +183,18 @@ func (f *Firewall) Apply(ctx context.Context, change firewall.Change) error {
 	if len(change.Revoke)+len(change.Open) == 0 {
 		return nil
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.applyLocked(ctx, change); err != nil {
+	if err := f.use(ctx, func() error { return f.apply(ctx, f.makeBatch(change)) }); err != nil {
 		return fmt.Errorf("change pinholes: %w", err)
 	}
 	return nil
 }
 
 // List implements [firewall.Firewall].
-func (f *Firewall) List(ctx context.Context) ([]firewall.Pinhole, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	pinholes, err := f.listLocked(ctx)
+func (f *Firewall) List(ctx context.Context) (pinholes []firewall.Pinhole, err error) {
+	err = f.use(ctx, func() (err error) {
+		pinholes, err = f.list(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list pinholes: %w", err)
 	}
@@ -193,10 +202,11 @@ func (f *Firewall) List(ctx context.Context) ([]firewall.Pinhole, error) {
 }
 
 // Dropped implements [firewall.Firewall]. Install begins the counts anew.
-func (f *Firewall) Dropped(ctx context.Context) (firewall.Dropped, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	dropped, err := f.droppedLocked(ctx)
+func (f *Firewall) Dropped(ctx context.Context) (dropped firewall.Dropped, err error) {
+	err = f.use(ctx, func() (err error) {
+		dropped, err = f.dropped(ctx)
+		return err
+	})
 	if err != nil {
 		return firewall.Dropped{}, fmt.Errorf("count dropped packets: %w", err)
 	}
@@ -205,9 +215,10 @@ func (f *Firewall) Dropped(ctx context.Context) (firewall.Dropped, error) {
 
 // Remove implements [firewall.Firewall].
 func (f *Firewall) Remove(ctx context.Context) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.changeRulesLocked(ctx, func() error { return f.removeLocked(ctx) }); err != nil {
+	err := f.use(ctx, func() error {
+		return f.changeRules(ctx, func() error { return f.removeLocked(ctx) })
+	})
+	if err != nil {
 		return fmt.Errorf("remove iptables-%s rules %s: %w", f.variant, f.name, err)
 	}
 	return nil
@@ -215,28 +226,32 @@ func (f *Firewall) Remove(ctx context.Context) error {
 
 // Close implements [firewall.Firewall]. It may be called more than once.
 func (f *Firewall) Close() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.using.Lock()
+	defer f.using.Unlock()
 	if f.closed {
 		return nil
 	}
 	f.closed = true
-	f.sets.close()
+	for _, s := range []*sets{f.sets, f.lists} {
+		if s != nil {
+			s.close()
+		}
+	}
 	if err := f.namespace.file.Close(); err != nil {
 		return fmt.Errorf("close network namespace: %w", err)
 	}
 	return nil
 }
 
-// suffixesLocked lists our sets by what follows our name.
-func (f *Firewall) suffixesLocked() ([]string, error) { return f.sets.names(f.name) }
+// suffixes lists our sets by what follows our name.
+func (f *Firewall) suffixes() ([]string, error) { return f.lists.names(f.name) }
 
-// doorsLocked lists the doors: ports that packets are led to the rules of doors for.
+// doors lists the doors: ports that packets are led to the rules of doors for.
 // What came to nothing before that is none.
-func (f *Firewall) doorsLocked() (map[door]bool, error) {
+func (f *Firewall) doors() (map[door]bool, error) {
 	doors := make(map[door]bool)
 	for _, p := range protocols() {
-		elements, err := f.sets.elements(f.name.set(doorsSet(p)))
+		elements, err := f.lists.elements(f.name.set(doorsSet(p)))
 		if err != nil {
 			return nil, err
 		}

@@ -61,15 +61,16 @@ func (f *Firewall) startTimersLocked(w *writer) error {
 	return nil
 }
 
-// rearmLocked gives long timers what is left of their time, as much of it as the kernel
-// takes. The last time it is all of it, and from then on the kernel's alone to count.
-func (f *Firewall) rearmLocked() error {
+// rearm gives long timers what is left of their time, as much of it as the kernel takes.
+// The last time it is all of it, and from then on the kernel's alone to count.
+func (f *Firewall) rearm() error {
 	now := f.now()
-	if len(f.long) == 0 || now-f.rearmed < rearmEvery {
+	due := f.memory.dueTimers(now)
+	if len(due) == 0 {
 		return nil
 	}
 	var long []longTimer
-	for _, t := range f.long {
+	for _, t := range due {
 		left := t.until - now
 		err := f.sets.add(t.set, everybody(t.v6, wholeSeconds(left))...)
 		if errors.Is(err, errMissing) {
@@ -82,7 +83,7 @@ func (f *Firewall) rearmLocked() error {
 			long = append(long, t)
 		}
 	}
-	f.long, f.rearmed = long, now
+	f.memory.keepTimers(long, now)
 	return nil
 }
 

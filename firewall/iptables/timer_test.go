@@ -56,7 +56,7 @@ func TestAKeepRuleOfMonthsEndsOnItsDate(t *testing.T) {
 			}
 		}
 	}
-	if len(f.long) != 0 {
-		t.Errorf("the kernel has all of the time, and %v wait to be set anew", f.long)
+	if len(f.memory.long) != 0 {
+		t.Errorf("the kernel has all of the time, and %v wait to be set anew", f.memory.long)
 	}
 }
