@@ -13,6 +13,7 @@ import (
 
 	"github.com/postern-sdp/postern/controller"
 	"github.com/postern-sdp/postern/firewall/choose"
+	"github.com/postern-sdp/postern/internal/bootclock"
 	"github.com/postern-sdp/postern/internal/daemon"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/internal/version"
@@ -57,8 +58,12 @@ func serveAction(c *cli.Context) error {
 		return configError{err}
 	}
 	log := daemon.Logger(c.App.ErrWriter, level)
+	boot, err := bootclock.ID()
+	if err != nil {
+		return err
+	}
 	fw, choice, err := choose.Open(c.Context, choose.Config{
-		Backend: config.Firewall.Backend, Name: config.Firewall.Table,
+		Backend: config.Firewall.Backend, Name: config.Firewall.Table, Boot: boot,
 	})
 	if err != nil {
 		return err

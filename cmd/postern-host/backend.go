@@ -10,6 +10,7 @@ import (
 	"github.com/postern-sdp/postern/firewall/survey"
 	"github.com/postern-sdp/postern/host"
 	"github.com/postern-sdp/postern/host/protect"
+	"github.com/postern-sdp/postern/internal/bootclock"
 	"github.com/postern-sdp/postern/internal/logkeys"
 )
 
@@ -20,9 +21,10 @@ import (
 func openFirewall(ctx context.Context, s host.Settings, log *slog.Logger) (firewall.Firewall,
 	choose.Choice, error) {
 	record, clock, _ := protect.Store{Folder: s.State}.Read()
+	boot, _ := bootclock.ID() // without one, pinholes of another boot are not told from this one's
 	fw, choice, err := choose.Open(ctx, choose.Config{
 		Backend: s.Firewall.Backend, Name: s.Firewall.Table, Last: survey.Variant(record.Backend),
-		Blind: record.At(clock) != protect.Off,
+		Blind: record.At(clock) != protect.Off, Boot: boot,
 	})
 	if err != nil {
 		return nil, choice, err

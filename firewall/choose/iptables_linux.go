@@ -9,12 +9,12 @@ import (
 	"github.com/postern-sdp/postern/firewall/survey"
 )
 
-func openIPTables(name string, v survey.Variant) (firewall.Firewall, error) {
+func openIPTables(name, boot string, v survey.Variant) (firewall.Firewall, error) {
 	variant := iptables.NFT
 	if v == survey.IPTablesLegacy {
 		variant = iptables.Legacy
 	}
-	fw, err := iptables.New(iptables.Config{Name: name, Variant: variant})
+	fw, err := iptables.New(iptables.Config{Name: name, Variant: variant, Boot: boot})
 	if errors.Is(err, iptables.ErrProgram) || errors.Is(err, iptables.ErrKernel) ||
 		errors.Is(err, iptables.ErrName) {
 		return nil, fmt.Errorf("%w: %w", ErrNoIPTables, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/firewall/nft"
@@ -23,6 +24,9 @@ type Config struct {
 	// Blind is for rules that must be in force: when the machine cannot be surveyed, what
 	// was chosen before is opened, or nftables.
 	Blind bool
+	// Boot is the machine's boot id. When it is not empty, Install closes pinholes of
+	// other boots.
+	Boot string
 
 	// open and look stand in for the backends and the machine in tests.
 	open func(name string, v survey.Variant) (firewall.Firewall, error)
@@ -34,7 +38,7 @@ type Config struct {
 // missing, and with [ErrNoIPTables] when iptables is ordered and cannot be used.
 func Open(ctx context.Context, c Config) (firewall.Firewall, Choice, error) {
 	if c.open == nil {
-		c.open = openBackend
+		c.open = c.openBackend
 	}
 	if c.look == nil {
 		c.look = Look
@@ -110,9 +114,10 @@ func (c Config) replacing(fw firewall.Firewall, leaves []survey.Variant) (firewa
 	return r, nil
 }
 
-func openBackend(name string, v survey.Variant) (firewall.Firewall, error) {
+func (c Config) openBackend(name string, v survey.Variant) (firewall.Firewall, error) {
+	boot, _, _ := strings.Cut(c.Boot, "-") // enough to tell boots apart
 	if v == survey.NFTables {
-		return nft.New(nft.Config{Table: name})
+		return nft.New(nft.Config{Table: name, Boot: boot})
 	}
-	return openIPTables(name, v)
+	return openIPTables(name, boot, v)
 }

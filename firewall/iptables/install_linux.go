@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postern-sdp/postern/firewall"
@@ -85,6 +86,9 @@ func (f *Firewall) prepareSetsLocked(w *writer) error {
 			return err
 		}
 	}
+	if err := f.markBootLocked(suffixes); err != nil {
+		return err
+	}
 	doors, err := f.doors()
 	if err != nil {
 		return err
@@ -96,6 +100,32 @@ func (f *Firewall) prepareSetsLocked(w *writer) error {
 		}
 	}
 	return f.startTimersLocked(w)
+}
+
+// markBootLocked marks the sets with the running boot, and closes the pinholes of another
+// one. Sets without a mark were made by a version that had none.
+func (f *Firewall) markBootLocked(suffixes []string) error {
+	if f.boot == "" {
+		return nil
+	}
+	stale := func(suffix string) bool {
+		return strings.HasPrefix(suffix, bootMark) && suffix != bootMark+f.boot
+	}
+	if slices.ContainsFunc(suffixes, stale) {
+		for _, s := range suffixes {
+			if _, list, ok := parseDoor(s); ok && !list {
+				if err := f.sets.flush(f.name.set(s)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, s := range slices.DeleteFunc(suffixes, func(s string) bool { return !stale(s) }) {
+		if err := f.sets.destroy(f.name.set(s)); err != nil {
+			return err
+		}
+	}
+	return f.sets.create(f.name.set(bootMark+f.boot), portSet(), 0, false)
 }
 
 // replaceLocked writes the chains, and has the built-in ones jump to them.

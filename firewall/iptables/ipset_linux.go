@@ -195,6 +195,11 @@ func (s *sets) destroy(name string) error {
 	return err
 }
 
+func (s *sets) flush(name string) error {
+	_, err := s.command(nl.IPSET_CMD_FLUSH, unix.NLM_F_ACK, name)
+	return err
+}
+
 // element is a member of a set; which fields count depends on the set's kind.
 type element struct {
 	address  netip.Addr

@@ -34,6 +34,9 @@ type Config struct {
 	// Capacity is how many pinholes of a door, a family and a kind (exact or wide)
 	// there may be at most; 0 means DefaultCapacity.
 	Capacity uint32
+	// Boot names the running boot, in up to 8 letters and digits. When it is not empty,
+	// Install closes pinholes that were made in another one: saved sets bring them back.
+	Boot string
 }
 
 // Firewall is the iptables backend. The kernel's state is the only one that
@@ -42,6 +45,7 @@ type Firewall struct {
 	name      name
 	variant   Variant
 	capacity  uint32
+	boot      string
 	programs  programs
 	namespace namespace
 	now       func() time.Duration
@@ -68,7 +72,7 @@ func New(cfg Config) (*Firewall, error) {
 	if cfg.Capacity == 0 {
 		cfg.Capacity = DefaultCapacity
 	}
-	f := &Firewall{name: name(cfg.Name), capacity: cfg.Capacity, now: bootTime}
+	f := &Firewall{name: name(cfg.Name), capacity: cfg.Capacity, boot: cfg.Boot, now: bootTime}
 	if !f.name.valid() {
 		return nil, fmt.Errorf("%w: %q", ErrName, cfg.Name)
 	}

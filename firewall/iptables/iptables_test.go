@@ -377,6 +377,40 @@ func TestAPinholeIsNeverLongerThanGranted(t *testing.T) {
 	}
 }
 
+// TestPinholesOfSavedSetsEndWithTheirBoot does what netfilter-persistent does with its
+// plugin for sets.
+func TestPinholesOfSavedSetsEndWithTheirBoot(t *testing.T) {
+	forEach(t, func(t *testing.T, n *testkit.Namespace, v iptables.Variant) {
+		for i, step := range []struct {
+			boot string
+			open int // after Install
+		}{{"1a2b3c4d", 0}, {"1a2b3c4d", 2}, {"5e6f7a8b", 0}, {"5e6f7a8b", 2}} {
+			f := newFirewall(t, n, iptables.Config{Variant: v, Boot: step.boot})
+			install(t, f, firewall.Rules{})
+			if got, err := f.List(t.Context()); err != nil || len(got) != step.open {
+				t.Errorf("step %d, boot %s: %v, %v, want %d", i, step.boot, got, err, step.open)
+			}
+			open(t, f, pinhole(firewall.TCP, "192.0.2.2", 22), pinhole(firewall.TCP, "2001:db8::2", 22))
+			rules := saved(t, n, v)
+			sets := n.Run(t, "ipset", "save")
+			if strings.Count(sets, "create postern-boot") != 1 {
+				t.Errorf("step %d: there is not one mark:\n%s", i, sets)
+			}
+			if err := f.Remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(t.TempDir(), "sets")
+			if err := os.WriteFile(file, []byte(sets), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			n.Run(t, "ipset", "-file", file, "restore")
+			half := strings.LastIndex(rules[:strings.LastIndex(rules, "*mangle")], "COMMIT\n") + len("COMMIT\n")
+			load(t, n, "iptables-"+string(v)+"-restore", rules[:half])
+			load(t, n, "ip6tables-"+string(v)+"-restore", rules[half:])
+		}
+	})
+}
+
 func TestNetNSChoosesTheNamespace(t *testing.T) {
 	forEach(t, func(t *testing.T, n *testkit.Namespace, v iptables.Variant) {
 		f, err := iptables.New(iptables.Config{Name: "elsewhere", Variant: v, NetNS: n.FD()})

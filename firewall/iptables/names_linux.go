@@ -40,6 +40,9 @@ const (
 	neverSet = "never"
 	// lockSet holds the one that changes rules, while it does.
 	lockSet = "holder"
+	// bootMark is what the suffix begins with of the empty set that says in which boot
+	// the pinholes were made.
+	bootMark = "boot"
 )
 
 // doorsSet has the ports of one protocol that ever had a pinhole.

@@ -57,9 +57,8 @@ func (f *Firewall) touches(c notify.Change) bool {
 
 // undone reports whether something of what Install made is missing.
 func (f *Firewall) undone(ctx context.Context) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.usableLocked(ctx) == nil && errors.Is(f.installedLocked(ctx), firewall.ErrNotInstalled)
+	err := f.use(ctx, func() error { return f.installed(ctx) })
+	return errors.Is(err, firewall.ErrNotInstalled)
 }
 
 func (f *Firewall) poll(ctx context.Context, look func()) {
@@ -81,14 +80,10 @@ func (f *Firewall) poll(ctx context.Context, look func()) {
 
 // references returns the stamp of the rules, the zero one when there are none.
 func (f *Firewall) references(ctx context.Context) stamp {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.usableLocked(ctx) != nil {
-		return stamp{}
-	}
-	s, err := f.stampLocked()
-	if err != nil {
-		return stamp{}
-	}
+	var s stamp
+	_ = f.use(ctx, func() (err error) {
+		s, err = f.stampAfter(stamp{})
+		return err
+	})
 	return s
 }

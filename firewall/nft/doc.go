@@ -7,6 +7,7 @@
 //	set doors               { proto . dst port }  every port that ever had a pinhole
 //	set servers4, servers6  { addr . port }  machines behind that were sent datagrams
 //	set trial, keepN        { nfproto }  timers: running while they have elements
+//	set boot_1a2b3c4d       empty: its name says in which boot pinholes were made
 //	counter dropped_input, dropped_door, dropped_forward, dropped_output
 //
 //	chain input (policy drop)           chain output (policy drop)

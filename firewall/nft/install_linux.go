@@ -68,6 +68,9 @@ func (f *Firewall) queueTableLocked(rules firewall.Rules, tracked bool) error {
 	if err := f.queueSetsLocked(present); err != nil {
 		return err
 	}
+	if err := f.queueBootLocked(present); err != nil {
+		return err
+	}
 	if err := f.queueTimersLocked(rules, present); err != nil {
 		return err
 	}

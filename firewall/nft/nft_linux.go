@@ -37,6 +37,9 @@ type Config struct {
 	// by New only; 0 means the one of the calling thread. Entering another one
 	// needs CAP_SYS_ADMIN.
 	NetNS int
+	// Boot names the running boot, in letters and digits. When it is not empty, Install
+	// closes pinholes that were made in another one: a saved rule set brings them back.
+	Boot string
 }
 
 // Firewall is the nftables backend. It keeps no state beside the kernel's, so a
@@ -44,6 +47,7 @@ type Config struct {
 type Firewall struct {
 	table *nftables.Table
 	news  *notify.Listener // of Watch
+	boot  string
 
 	mu     sync.Mutex     // guards the rest, and holds one transaction together
 	conn   *nftables.Conn // nil after Close
@@ -57,7 +61,7 @@ func New(cfg Config) (*Firewall, error) {
 	if cfg.Table == "" {
 		cfg.Table = DefaultTable
 	}
-	f := &Firewall{table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyINet}}
+	f := &Firewall{table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyINet}, boot: cfg.Boot}
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(cfg.NetNS),
 		nftables.WithSockOptions(f.setUp))
 	if err != nil {

@@ -198,6 +198,40 @@ func TestATableRestoredFromASavedRulesetIsTakenOver(t *testing.T) {
 	}
 }
 
+// TestPinholesOfASavedRulesetEndWithTheirBoot does what an administrator does who saves
+// the whole rule set, for the next boot to load.
+func TestPinholesOfASavedRulesetEndWithTheirBoot(t *testing.T) {
+	n := testkit.Netns(t)
+	saved := filepath.Join(t.TempDir(), "saved.nft")
+	for i, step := range []struct {
+		boot string
+		open int // after Install
+	}{{"1a2b3c4d", 0}, {"1a2b3c4d", 2}, {"5e6f7a8b", 0}, {"5e6f7a8b", 2}} {
+		f := newFirewall(t, n, nft.Config{Boot: step.boot})
+		if err := f.Install(t.Context(), exampleRules()); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := f.List(t.Context()); err != nil || len(got) != step.open {
+			t.Errorf("step %d, boot %s: %v, %v, want %d", i, step.boot, got, err, step.open)
+		}
+		for _, source := range []string{"192.0.2.2", "2001:db8::2"} {
+			p := firewall.Pinhole{Protocol: firewall.TCP, Source: netip.MustParseAddr(source), Port: 22, TTL: time.Hour}
+			if err := f.Apply(t.Context(), firewall.Change{Open: []firewall.Pinhole{p}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ruleset := n.Run(t, "nft", "list", "ruleset")
+		if strings.Count(ruleset, "set boot_") != 1 {
+			t.Errorf("step %d: there is not one mark:\n%s", i, ruleset)
+		}
+		if err := os.WriteFile(saved, []byte(ruleset), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.Run(t, "nft", "flush", "ruleset")
+		n.Run(t, "nft", "-f", saved)
+	}
+}
+
 // TestAKeepRuleOfMonthsIsTheKernelsToEnd: its timeouts may be as long as rules are.
 func TestAKeepRuleOfMonthsIsTheKernelsToEnd(t *testing.T) {
 	n := testkit.Netns(t)

@@ -354,6 +354,24 @@ func TestAReportWithoutRightsSaysSoAndDoesNotGuess(t *testing.T) {
 	}
 }
 
+func TestRulesOfOursInASavedRuleSetAreAWarning(t *testing.T) {
+	for _, test := range []struct {
+		saved []string
+		state State
+		do    string
+	}{
+		{nil, OK, ""},
+		{[]string{"etc/iptables/rules.v4", "etc/iptables/rules.v6"}, Warn,
+			"sed -i -e '/POSTERN-/d' -e '/postern-/d' /etc/iptables/rules.v4 /etc/iptables/rules.v6"},
+		{[]string{"etc/nftables.conf"}, Warn, "table inet postern"},
+	} {
+		e := &examination{Config: Config{Settings: host.Defaults()}, saved: test.saved}
+		if f := savedRules(e); f.State != test.state || !strings.Contains(f.Do, test.do) {
+			t.Errorf("%v: %+v", test.saved, f)
+		}
+	}
+}
+
 func TestTheReportsJSONKeepsItsNames(t *testing.T) {
 	var r Report
 	r.add(Finding{"clock", Warn, "late", "hurry"})

@@ -42,6 +42,9 @@ type examination struct {
 	machineErr error
 	choice     choose.Choice
 
+	saved    []string // files that bring rules of ours back at boot
+	savedErr error
+
 	installed bool
 	pinholes  int
 	tableErr  error
@@ -61,7 +64,7 @@ func Examine(ctx context.Context, c Config) Report {
 	var r Report
 	checks := []func(*examination) Finding{
 		configuration, rights, kernel, identity, certificate, addresses, controller, clock, agent,
-		protection, table, otherFilters, forwarding, ipv6, keepRules, capture, tunnelPort, metrics, services,
+		protection, table, savedRules, otherFilters, forwarding, ipv6, keepRules, capture, tunnelPort, metrics, services,
 	}
 	for _, check := range checks {
 		r.add(check(e))
@@ -85,6 +88,7 @@ func (e *examination) gather(ctx context.Context) {
 	if e.machineErr == nil {
 		e.choice, e.machineErr = choose.Decide(e.machine, e.Settings.Firewall.Backend)
 	}
+	e.readSaved()
 	e.readTable(ctx)
 	e.readProtection()
 	e.reach(ctx)
