@@ -200,11 +200,7 @@ func (c *Controller) Reload(ctx context.Context) error {
 func (c *Controller) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, c.release()) }()
 	// ------------- nothing above this line touches the machine -------------
-	rules, err := c.config.Rules()
-	if err != nil {
-		return err
-	}
-	if err := c.door.install(ctx, rules); err != nil {
+	if err := c.door.install(ctx, c.config.Rules); err != nil {
 		return err
 	}
 	sockets, err := c.open(ctx)
@@ -363,6 +359,7 @@ func (c *Controller) keepHouse(ctx context.Context) error {
 		case now := <-sweep.C:
 			c.sessions.sweep(now)
 			c.door.sweep(now)
+			c.door.check(ctx)
 		case <-roll.C:
 			c.roll(time.Now())
 		case <-refresh.C:

@@ -2,15 +2,12 @@ package controller
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/postern-sdp/postern/firewall"
-	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/spa"
 	"github.com/postern-sdp/postern/spa/key"
 )
@@ -48,6 +45,7 @@ type admission struct {
 // door is the control port's: nothing reaches QUIC there before it has knocked.
 type door struct {
 	firewall firewall.Firewall // nil: none is kept
+	rules    rulesFunc         // set by install
 	table    *spa.Table[key.HostKnock]
 	receiver *spa.HostKnockReceiver
 	log      *slog.Logger
@@ -99,7 +97,7 @@ func (d *door) admit(ctx context.Context, identity key.ID, source netip.Addr,
 	}
 	source = source.Unmap().WithZone("")
 	wide := d.pinhole(netip.AddrPortFrom(source, 0), wideTTL)
-	if err := d.apply(ctx, firewall.Change{Open: []firewall.Pinhole{wide}}); err != nil {
+	if err := d.applyLocked(ctx, firewall.Change{Open: []firewall.Pinhole{wide}}); err != nil {
 		return pass{}, err
 	}
 	a := &admission{
@@ -156,35 +154,12 @@ func (d *door) bindLocked(a *admission, source netip.AddrPort, now time.Time) {
 	}
 	change.Revoke = withoutOpening(change.Revoke, d.pinhole(source, exactTTL))
 	change.Open = []firewall.Pinhole{d.pinhole(source, exactTTL)}
-	d.applyLogged(change)
+	d.applyLoggedLocked(change)
 	if !bound {
 		a.sources[source] = nil
 		d.sources[source] = a
 		d.gate.Admit(source, a.id)
 	}
-}
-
-// withoutOpening leaves p out of holes: what is opened in the same change is not
-// to be revoked by it.
-func withoutOpening(holes []firewall.Pinhole, p firewall.Pinhole) []firewall.Pinhole {
-	return slices.DeleteFunc(holes, func(h firewall.Pinhole) bool { return h.Opening() == p.Opening() })
-}
-
-// pinhole is the opening of the control port for source; port 0 means any.
-func (d *door) pinhole(source netip.AddrPort, ttl time.Duration) firewall.Pinhole {
-	return firewall.Pinhole{
-		Protocol: firewall.UDP, Source: source.Addr(), SourcePort: source.Port(), Port: d.port, TTL: ttl,
-	}
-}
-
-func (d *door) apply(ctx context.Context, change firewall.Change) error {
-	if d.firewall == nil || len(change.Open)+len(change.Revoke) == 0 {
-		return nil
-	}
-	if err := d.firewall.Apply(ctx, change); err != nil {
-		return fmt.Errorf("change the controller's firewall: %w", err)
-	}
-	return nil
 }
 
 // narrowLocked gives up a's need of the wide pinhole, which is shut when nobody
@@ -256,7 +231,7 @@ func (d *door) gone(a *admission, source netip.AddrPort) {
 	if len(a.sources) == 0 {
 		d.forgetLocked(a, &change, nil)
 	}
-	d.applyLogged(change)
+	d.applyLoggedLocked(change)
 }
 
 // disconnect ends every admission and connection of an identity.
@@ -269,7 +244,7 @@ func (d *door) disconnect(identity key.ID, cause error) {
 			d.forgetLocked(a, &change, cause)
 		}
 	}
-	d.applyLogged(change)
+	d.applyLoggedLocked(change)
 }
 
 // sweep shuts out what did not connect in time.
@@ -290,7 +265,7 @@ func (d *door) sweep(now time.Time) {
 			d.forgetLocked(a, &change, errNoDoor)
 		}
 	}
-	d.applyLogged(change)
+	d.applyLoggedLocked(change)
 }
 
 // refresh prolongs the pinholes of the connections that live. When nobody does
@@ -304,27 +279,5 @@ func (d *door) refresh() {
 			change.Open = append(change.Open, d.pinhole(source, exactTTL))
 		}
 	}
-	d.applyLogged(change)
-}
-
-func (d *door) applyLogged(change firewall.Change) {
-	if err := d.apply(context.Background(), change); err != nil {
-		d.log.Error("pinholes of the control port", logkeys.Error, err)
-	}
-}
-
-// install puts the controller's rules in place and shuts what an earlier run
-// left open of the control port: no connection outlives its controller.
-func (d *door) install(ctx context.Context, rules firewall.Rules) error {
-	if d.firewall == nil {
-		return nil
-	}
-	if err := d.firewall.Install(ctx, rules); err != nil {
-		return fmt.Errorf("install the controller's firewall: %w", err)
-	}
-	old, err := d.firewall.List(ctx)
-	if err != nil {
-		return fmt.Errorf("list the controller's pinholes: %w", err)
-	}
-	return d.apply(ctx, firewall.Change{Revoke: old})
+	d.applyLoggedLocked(change)
 }

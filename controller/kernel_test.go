@@ -23,7 +23,7 @@ import (
 //	client 10.9.0.2, 10.9.0.3 ────────── 10.9.0.1 controller
 type street struct {
 	*house
-	client *testkit.Namespace
+	gate, client *testkit.Namespace
 }
 
 func newStreet(t *testing.T) *street {
@@ -45,7 +45,7 @@ func newStreet(t *testing.T) *street {
 			return err
 		}
 	})
-	return &street{h, clientNS}
+	return &street{h, gateNS, clientNS}
 }
 
 // from makes a probe whose packets come from that address of the client's.
@@ -66,15 +66,20 @@ func (s *street) from(source string, port uint16) *probe {
 
 func (s *street) wantPinholes(want ...firewall.Pinhole) {
 	s.t.Helper()
-	got, err := s.fw.List(context.Background())
+	wantOpen(s.t, s.fw, want...)
+}
+
+func wantOpen(t *testing.T, fw firewall.Firewall, want ...firewall.Pinhole) {
+	t.Helper()
+	got, err := fw.List(context.Background())
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	less := func(a, b firewall.Pinhole) bool { return a.String() < b.String() }
 	diff := cmp.Diff(got, want, cmpopts.IgnoreFields(firewall.Pinhole{}, "TTL"), cmpopts.EquateEmpty(),
 		cmpopts.SortSlices(less), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }))
 	if diff != "" {
-		s.t.Errorf("pinholes (-got +want):\n%s", diff)
+		t.Errorf("pinholes (-got +want):\n%s", diff)
 	}
 }
 

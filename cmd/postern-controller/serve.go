@@ -25,8 +25,9 @@ func serveCommand() *cli.Command {
 		Usage:     "run the controller until it is told to end",
 		UsageText: "postern-controller serve [--check]",
 		Description: `Installs the firewall's rules, listens and serves in the foreground. SIGHUP reads the policy
-file again; SIGINT and SIGTERM end it. The rules outlive the daemon, so that the door stays
-shut; nft delete table inet postern_controller takes them away.
+file again; SIGINT and SIGTERM end it. While it runs, rules that somebody takes away come
+back; they outlive the daemon, so that the door stays shut; nft delete table inet
+postern_controller takes them away then.
 
 It needs CAP_NET_ADMIN for the firewall and CAP_NET_RAW for capture.
 
