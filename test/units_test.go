@@ -80,27 +80,32 @@ func TestTheUnitsAreUnderstood(t *testing.T) {
 // TestTheBootsLastResortHasTheTimeItNeeds: a first attempt that hangs is ended well before
 // systemd ends the unit.
 func TestTheBootsLastResortHasTheTimeItNeeds(t *testing.T) {
-	boot := keys(t, "postern-host-firewall.service")
-	var grace, first, all int
-	_, line, _ := strings.Cut(boot["ExecStart"], "'timeout ")
-	if _, err := fmt.Sscanf(line, "-k %d %d /usr/bin/postern-host firewall up ||", &grace, &first); err != nil {
-		t.Fatalf("%v: %s", err, boot["ExecStart"])
-	}
-	if _, err := fmt.Sscan(boot["TimeoutStartSec"], &all); err != nil || 2*(grace+first) > all {
-		t.Errorf("of %d s the first attempt has %d+%d, %v", all, first, grace, err)
+	for _, name := range []string{"postern-host", "postern-controller"} {
+		boot := keys(t, name+"-firewall.service")
+		var grace, first, all int
+		_, line, _ := strings.Cut(boot["ExecStart"], "'timeout ")
+		if _, err := fmt.Sscanf(line, "-k %d %d /usr/bin/"+name+" firewall up ||", &grace, &first); err != nil {
+			t.Fatalf("%v: %s", err, boot["ExecStart"])
+		}
+		if _, err := fmt.Sscan(boot["TimeoutStartSec"], &all); err != nil || 2*(grace+first) > all {
+			t.Errorf("%s: of %d s the first attempt has %d+%d, %v", name, all, first, grace, err)
+		}
 	}
 }
 
-// TestTheAgentsUnitsAgree keeps what belongs together in step: one user, one
-// state folder, one sandbox.
-func TestTheAgentsUnitsAgree(t *testing.T) {
-	agent, boot := keys(t, "postern-host.service"), keys(t, "postern-host-firewall.service")
-	for _, key := range []string{"User", "Group", "StateDirectory", "StateDirectoryMode", "ProtectSystem",
-		"SystemCallFilter", "NoNewPrivileges"} {
-		if agent[key] == "" || agent[key] != boot[key] {
-			t.Errorf("%s is %q for the agent and %q for the firewall", key, agent[key], boot[key])
+// TestTheUnitsAgree keeps what belongs together in step: one user, one state
+// folder, one sandbox.
+func TestTheUnitsAgree(t *testing.T) {
+	for _, name := range []string{"postern-host", "postern-controller"} {
+		daemon, boot := keys(t, name+".service"), keys(t, name+"-firewall.service")
+		for _, key := range []string{"User", "Group", "StateDirectory", "StateDirectoryMode", "ProtectSystem",
+			"SystemCallFilter", "NoNewPrivileges"} {
+			if daemon[key] == "" || daemon[key] != boot[key] {
+				t.Errorf("%s of %s is %q for the daemon and %q for the firewall", key, name, daemon[key], boot[key])
+			}
 		}
 	}
+	agent := keys(t, "postern-host.service")
 	if agent["ConditionPathExists"] != "/var/lib/postern-host/identity.json" ||
 		keys(t, "postern-host.path")["PathChanged"] != agent["ConditionPathExists"] {
 		t.Error("the agent does not wait for its identity")
@@ -109,6 +114,11 @@ func TestTheAgentsUnitsAgree(t *testing.T) {
 	if controller["ConditionPathExists"] != "/var/lib/postern-controller/controller.json" ||
 		keys(t, "postern-controller.path")["PathChanged"] != controller["ConditionPathExists"] {
 		t.Error("the controller does not wait until it is made")
+	}
+	boot := keys(t, "postern-controller-firewall.service")["ConditionPathExists"]
+	enabled := "/etc/systemd/system/" + controller["WantedBy"] + ".wants/postern-controller.service"
+	if boot != controller["ConditionPathExists"]+" "+enabled {
+		t.Errorf("the boot's rules are there when %s", boot)
 	}
 }
 

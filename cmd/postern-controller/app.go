@@ -73,7 +73,7 @@ missing, 4 the controller is not running or cannot do it now, 5 there is no such
 		Commands: []*cli.Command{
 			initCommand(), serveCommand(), statusCommand(), tokenCommand(), deviceCommand(), hostCommand(),
 			serviceCommand(), grantCommand(), sessionCommand(), emergencyCommand(), policyCommand(),
-			completionCommand(s.out), versionCommand(), manCommand(s),
+			firewallCommand(), completionCommand(s.out), versionCommand(), manCommand(s),
 		},
 	}
 }

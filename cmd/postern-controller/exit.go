@@ -69,7 +69,7 @@ func classify(err error) (code int, hint string) {
 		return exitUnavailable, "start it with postern-controller serve, or name its socket with --socket"
 	case errors.Is(err, api.ErrNoAccess):
 		return exitDenied, "run the command as root or as the controller's user"
-	case errors.Is(err, api.ErrInUse), errors.Is(err, store.ErrLocked):
+	case errors.Is(err, api.ErrInUse), errors.Is(err, store.ErrLocked), errors.Is(err, errRunning):
 		return exitConflict, "stop the controller that runs here first"
 	case errors.Is(err, controller.ErrNotInitiated):
 		return exitUnavailable, "make a controller with postern-controller init --name NAME"

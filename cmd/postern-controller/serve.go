@@ -12,8 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/postern-sdp/postern/controller"
-	"github.com/postern-sdp/postern/firewall/choose"
-	"github.com/postern-sdp/postern/internal/bootclock"
 	"github.com/postern-sdp/postern/internal/daemon"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/internal/version"
@@ -26,8 +24,8 @@ func serveCommand() *cli.Command {
 		UsageText: "postern-controller serve [--check]",
 		Description: `Installs the firewall's rules, listens and serves in the foreground. SIGHUP reads the policy
 file again; SIGINT and SIGTERM end it. While it runs, rules that somebody takes away come
-back; they outlive the daemon, so that the door stays shut; nft delete table inet
-postern_controller takes them away then.
+back; they outlive the daemon, so that the door stays shut: postern-controller firewall
+down takes them away then.
 
 It needs CAP_NET_ADMIN for the firewall and CAP_NET_RAW for capture.
 
@@ -59,13 +57,7 @@ func serveAction(c *cli.Context) error {
 		return configError{err}
 	}
 	log := daemon.Logger(c.App.ErrWriter, level)
-	boot, err := bootclock.ID()
-	if err != nil {
-		return err
-	}
-	fw, choice, err := choose.Open(c.Context, choose.Config{
-		Backend: config.Firewall.Backend, Name: config.Firewall.Table, Boot: boot,
-	})
+	fw, choice, err := openFirewall(c.Context, config)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,9 @@ func (p program) runUnprotect(c *cli.Context) error {
 	defer g.close()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), limit)
 	defer cancel()
-	if err := errors.Join(g.Revert(ctx), removeAll(ctx, s)); err != nil {
+	err = g.Revert(ctx)
+	_, rest := choose.RemoveAll(ctx, s.Firewall.Table) // what another backend left
+	if err := errors.Join(err, rest); err != nil {
 		return err
 	}
 	doors, err := g.doors(ctx)
@@ -58,23 +60,5 @@ func (p program) runUnprotect(c *cli.Context) error {
 		all = append(all, d.Protocol+"/"+itoa(d.Port))
 	}
 	p.sayf("not protected any more; what listens here: %s", listed(all))
-	return nil
-}
-
-// removeAll removes what another backend left.
-func removeAll(ctx context.Context, s host.Settings) error {
-	m, err := choose.Look(ctx, s.Firewall.Table)
-	if err != nil {
-		return err
-	}
-	for range m.Ours {
-		fw, _, err := choose.Open(ctx, choose.Config{Name: s.Firewall.Table})
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(fw.Remove(ctx), fw.Close()); err != nil {
-			return err
-		}
-	}
 	return nil
 }

@@ -16,7 +16,7 @@ fi
 
 # Enabled, so that each boot looks whether there is a controller here; an
 # administrator's disabling is respected on upgrades.
-units="postern-controller.service postern-controller.path"
+units="postern-controller.service postern-controller.path postern-controller-firewall.service"
 if command -v deb-systemd-helper >/dev/null 2>&1; then
 	for unit in $units; do
 		deb-systemd-helper unmask "$unit" >/dev/null || true

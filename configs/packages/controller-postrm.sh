@@ -10,7 +10,7 @@ remove | 0)
 	;;
 purge)
 	if command -v deb-systemd-helper >/dev/null 2>&1; then
-		for unit in postern-controller.service postern-controller.path; do
+		for unit in postern-controller.service postern-controller.path postern-controller-firewall.service; do
 			deb-systemd-helper purge "$unit" >/dev/null || true
 			deb-systemd-helper unmask "$unit" >/dev/null || true
 		done

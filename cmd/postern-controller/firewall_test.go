@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/postern-sdp/postern/internal/testkit"
+)
+
+const bootUnit = "../../configs/systemd/postern-controller-firewall.service"
+
+// firewall runs the command in the service's namespace, as the unit's user would.
+func (s *service) firewall(args ...string) (out, talk string, err error) {
+	s.t.Helper()
+	line := slices.Concat(testkit.Setpriv(account, testkit.Unit(s.t, bootUnit, "AmbientCapabilities")),
+		[]string{s.me, "--config", s.config, "firewall"}, args)
+	cmd := exec.Command(line[0], line[1:]...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	var o, e strings.Builder
+	cmd.Stdout, cmd.Stderr = &o, &e
+	s.ns.Do(s.t, func() { err = cmd.Run() })
+	return o.String(), e.String(), err
+}
+
+// must runs the command to a good end and returns its data.
+func (s *service) must(args ...string) string {
+	s.t.Helper()
+	out, talk, err := s.firewall(args...)
+	if err != nil {
+		s.t.Fatalf("firewall %v: %v\n%s", args, err, talk)
+	}
+	return out
+}
+
+// kernel returns every rule and set of the namespace.
+func (s *service) kernel() string {
+	s.t.Helper()
+	text := ""
+	for _, command := range []string{"nft list ruleset", "iptables-legacy-save", "ip6tables-legacy-save", "ipset list"} {
+		fields := strings.Fields(command)
+		text += s.ns.Run(s.t, fields[0], fields[1:]...)
+	}
+	return text
+}
+
+func (s *service) add(text string) {
+	s.t.Helper()
+	b, err := os.ReadFile(s.config)
+	if err == nil {
+		err = os.WriteFile(s.config, append(b, text...), 0o644)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// TestTheRulesComeAndGoWithoutAController, whichever backend has them, under the name
+// that the configuration gives; and a backend that is ordered afterwards is no reason
+// to leave any.
+func TestTheRulesComeAndGoWithoutAController(t *testing.T) {
+	for _, backend := range []string{"nftables", "iptables"} {
+		t.Run(backend, func(t *testing.T) {
+			s := newService(t)
+			s.add("[firewall]\ntable = \"gatehouse\"\nbackend = \"" + backend + "\"\n")
+			planned := s.must("up", "--dry-run", "--json")
+			if strings.Contains(strings.ToLower(s.kernel()), "gatehouse") {
+				t.Errorf("a dry run installed\n%s", s.kernel())
+			}
+			var got installation
+			if err := json.Unmarshal([]byte(planned), &got); err != nil || !strings.HasPrefix(got.Backend, backend) || !got.DryRun {
+				t.Errorf("planned %s: %v", planned, err)
+			}
+			s.must("up")
+			s.must("up") // once more does no harm
+			if !strings.Contains(strings.ToLower(s.kernel()), "gatehouse") {
+				t.Errorf("not installed:\n%s", s.kernel())
+			}
+			s.must("down", "--dry-run")
+			if !strings.Contains(strings.ToLower(s.kernel()), "gatehouse") {
+				t.Error("a dry run removed the rules")
+			}
+			s.configure("")
+			s.add("[firewall]\ntable = \"gatehouse\"\nbackend = \"none\"\n")
+			s.must("down")
+			s.must("down")
+			if left := strings.ToLower(s.kernel()); strings.Contains(left, "gatehouse") {
+				t.Errorf("left behind:\n%s", left)
+			}
+		})
+	}
+}
+
+// TestRulesAreNotTakenFromARunningController, which would put them back.
+func TestRulesAreNotTakenFromARunningController(t *testing.T) {
+	s := newService(t)
+	s.start()
+	_, talk, err := s.firewall("down")
+	if err == nil || !strings.Contains(talk, errRunning.Error()) || !strings.Contains(talk, "hint: stop") {
+		t.Errorf("down beside a controller: %v, %s", err, talk)
+	}
+	s.live(s.cmd.Process.Pid)
+	s.must("down")
+	if left := s.kernel(); strings.Contains(left, "postern") {
+		t.Errorf("left behind:\n%s", left)
+	}
+}
+
+// TestTheBootsUnitIsDarkWithAnUnusableConfiguration: what it falls back on needs nothing
+// that could be damaged, and lets nobody in; the way back does not need the file either.
+func TestTheBootsUnitIsDarkWithAnUnusableConfiguration(t *testing.T) {
+	s := newService(t)
+	if err := os.WriteFile(s.config, []byte("name = \"gate.example\"\n[[keep]]\nsource = \"nowhere\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.firewall("up"); err == nil {
+		t.Error("a broken configuration was taken")
+	}
+	broken := s.config
+	s.config = "../../configs/packages/controller-closed.toml"
+	s.must("up")
+	rules := s.kernel()
+	if !strings.Contains(rules, "policy drop") || strings.Contains(rules, "keep") || strings.Contains(rules, "open port") {
+		t.Errorf("what the unit falls back on:\n%s", rules)
+	}
+	s.config = broken
+	s.must("down")
+	if left := s.kernel(); strings.Contains(left, "postern") {
+		t.Errorf("left behind:\n%s", left)
+	}
+}
