@@ -269,7 +269,13 @@ func (c Config) TOML() string {
 	text("table", c.Firewall.Table)
 	for _, k := range c.Keep {
 		b.WriteString("\n[[keep]]\n")
-		text("source", k.Source)
+		for _, v := range []struct{ key, value string }{
+			{"source", k.Source}, {"interface", k.Interface}, {"until", k.Until},
+		} {
+			if v.value != "" {
+				text(v.key, v.value)
+			}
+		}
 		list("ports", k.Ports)
 	}
 	return b.String()

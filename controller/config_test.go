@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -62,7 +63,13 @@ func TestWhatCheckPrintsIsAConfiguration(t *testing.T) {
 	want.Name = "gate.test"
 	want.Knock.Advertise = []string{"gate.test:4040"}
 	want.Knock.Interfaces, want.Control.Advertise = []string{}, []string{"192.0.2.1:4041"}
-	want.Keep = []config.Keep{{Source: "2001:db8::/32", Ports: []string{"tcp/22", "udp/51820"}}}
+	want.Keep = []config.Keep{
+		{Source: "2001:db8::/32", Interface: "eth1", Ports: []string{"tcp/22", "udp/51820"}, Until: "2099-12-31"},
+		{Interface: "br-*", Ports: []string{}},
+	}
+	if reflect.TypeFor[config.Keep]().NumField() != 4 {
+		t.Fatal("this test does not know every key of [[keep]]")
+	}
 	got, err := load(t, want.TOML())
 	if err != nil {
 		t.Fatal(err)
