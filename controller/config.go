@@ -72,8 +72,9 @@ type ControlConfig struct {
 
 // FirewallConfig is the [firewall] section.
 type FirewallConfig struct {
-	Backend string `toml:"backend"`
-	Table   string `toml:"table"`
+	Backend string   `toml:"backend"`
+	Table   string   `toml:"table"`
+	Inside  []string `toml:"inside"`
 }
 
 // Defaults returns the configuration of an empty file, but for the name, which
@@ -89,7 +90,7 @@ func Defaults() Config {
 			Capture:     true,
 			Certificate: control.Duration(24 * time.Hour),
 		},
-		Firewall: FirewallConfig{Backend: BackendAuto, Table: DefaultTable},
+		Firewall: FirewallConfig{Backend: BackendAuto, Table: DefaultTable, Inside: config.Bridges()},
 	}
 }
 
@@ -128,7 +129,9 @@ func (c Config) Validate() error {
 	c.Knock.validate(fault)
 	c.Control.validate(fault)
 	c.Firewall.validate(fault)
-	if _, err := c.Rules(); err != nil {
+	if _, err := c.Rules(); errors.Is(err, firewall.ErrInterface) {
+		fault("firewall", "%v", err)
+	} else if err != nil {
 		fault("keep", "%v", err)
 	}
 	knock, err1 := netip.ParseAddrPort(c.Knock.Listen)
@@ -213,9 +216,10 @@ func (c Config) Level() (slog.Level, error) {
 }
 
 // Rules returns what the controller's firewall leaves open for everyone: the
-// knock port when it is a socket's, and the administrator's keep rules.
+// knock port when it is a socket's, the administrator's keep rules, and the ways out of
+// what is behind this machine.
 func (c Config) Rules() (firewall.Rules, error) {
-	var rules firewall.Rules
+	rules := firewall.Rules{Inside: c.Firewall.Inside}
 	if listen, err := netip.ParseAddrPort(c.Knock.Listen); err == nil && c.Knock.Source == SourceSocket &&
 		listen.Port() != 0 {
 		rules.OpenPorts = []firewall.Port{{Protocol: firewall.UDP, Number: listen.Port()}}
@@ -267,6 +271,7 @@ func (c Config) TOML() string {
 	b.WriteString("\n[firewall]\n")
 	text("backend", c.Firewall.Backend)
 	text("table", c.Firewall.Table)
+	list("inside", c.Firewall.Inside)
 	for _, k := range c.Keep {
 		b.WriteString("\n[[keep]]\n")
 		for _, v := range []struct{ key, value string }{

@@ -112,6 +112,7 @@ source = "everywhere"
 		"name = \"a\"\nnmae = \"b\"\n": ":2:1: unknown key",
 		"name = 7\n":                   ":1:",
 		"name = \"a\"\n[knock]\ninterfaces = [\"eth0\"]\n":           "knock.interfaces",
+		"name = \"a\"\n[firewall]\ninside = [\"docker 0\"]\n":        "firewall: inside",
 		"name = \"a\"\n[control]\nlisten = \"[::]:4040\"\n":          "control.listen",
 		"name = \"a\"\n[[keep]]\nsource = \"::1\"\nports = [\"22\"]": "keep",
 	} {
@@ -131,6 +132,7 @@ func TestTheKnockPortIsOpenForASocketOnly(t *testing.T) {
 	}
 	want := firewall.Rules{
 		OpenPorts: []firewall.Port{{Protocol: firewall.UDP, Number: 4040}},
+		Inside:    config.Bridges(),
 		Keep: []firewall.Keep{{
 			Source: netip.MustParsePrefix("192.0.2.7/32"),
 			Ports:  []firewall.Port{{Protocol: firewall.TCP, Number: 22}},

@@ -173,3 +173,40 @@ func TestWhatAnEarlierRunLeftOpenIsShut(t *testing.T) {
 		t.Error("with the daemon gone the machine answers")
 	}
 }
+
+// TestContainersOnTheControllersMachineReachOut, and nobody reaches them.
+func TestContainersOnTheControllersMachineReachOut(t *testing.T) {
+	s := newStreet(t)
+	container := testkit.Netns(t)
+	testkit.Cable(t, s.gate, "docker0", []string{"172.17.0.1/16"}, container, "eth0", []string{"172.17.0.2/16"})
+	s.gate.Sysctl(t, "ipv4/ip_forward", "1")
+	container.Run(t, "ip", "route", "add", "default", "via", "172.17.0.1")
+	s.client.Run(t, "ip", "route", "add", "172.17.0.0/16", "via", "10.9.0.1")
+	listen := func(ns *testkit.Namespace, address string) {
+		t.Helper()
+		var l net.Listener
+		var err error
+		ns.Do(t, func() { l, err = net.Listen("tcp4", address) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+	}
+	dial := func(ns *testkit.Namespace, address string, within time.Duration) (err error) {
+		ns.Do(t, func() {
+			var c net.Conn
+			if c, err = net.DialTimeout("tcp4", address, within); err == nil {
+				c.Close()
+			}
+		})
+		return err
+	}
+	listen(s.client, "10.9.0.2:80")
+	listen(container, "172.17.0.2:80")
+	if err := dial(container, "10.9.0.2:80", patience); err != nil {
+		t.Errorf("a container reaches nobody: %v", err)
+	}
+	if err := dial(s.client, "172.17.0.2:80", silence); err == nil {
+		t.Error("a stranger was routed to a container")
+	}
+}

@@ -92,16 +92,9 @@ func Defaults() Settings {
 		LogLevel:     "info",
 		Tunnel:       TunnelSettings{Listen: "[::]:4042", Capture: true},
 		Firewall: FirewallSettings{
-			Backend: BackendAuto, Table: DefaultTable, Inside: defaultInside(),
+			Backend: BackendAuto, Table: DefaultTable, Inside: config.Bridges(),
 		},
 		Emergency: EmergencySettings{OnlyWhenAlone: control.Duration(time.Minute)},
-	}
-}
-
-// defaultInside are the bridges that container engines and hypervisors make.
-func defaultInside() []string {
-	return []string{
-		"docker*", "br-*", "podman*", "cni*", "virbr*", "lxcbr*", "lxdbr*", "incusbr*",
 	}
 }
 

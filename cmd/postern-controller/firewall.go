@@ -79,7 +79,8 @@ type installation struct {
 	Installed []survey.Variant `json:"installed"` // before
 	Backend   string           `json:"backend,omitempty"`
 	Reason    string           `json:"reason,omitempty"`
-	Open      []string         `json:"open,omitempty"` // without a knock
+	Open      []string         `json:"open,omitempty"`   // without a knock
+	Inside    []string         `json:"inside,omitempty"` // where forwarded flows may begin
 	DryRun    bool             `json:"dry_run"`
 }
 
@@ -118,7 +119,8 @@ func firewallUp(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	i.Backend, i.Reason, i.Open = string(choice.Variant), choice.Reason, standing(rules)
+	i.Backend, i.Reason = string(choice.Variant), choice.Reason
+	i.Open, i.Inside = standing(rules), rules.Inside
 	if !i.DryRun {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), rulesLimit)
 		defer cancel()
