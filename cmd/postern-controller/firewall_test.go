@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/postern-sdp/postern/controller"
 	"github.com/postern-sdp/postern/internal/testkit"
 )
 
@@ -62,32 +64,34 @@ func (s *service) add(text string) {
 // that the configuration gives; and a backend that is ordered afterwards is no reason
 // to leave any.
 func TestTheRulesComeAndGoWithoutAController(t *testing.T) {
-	for _, backend := range []string{"nftables", "iptables"} {
-		t.Run(backend, func(t *testing.T) {
+	for _, test := range []struct{ backend, table string }{
+		{"nftables", "gatehouse"}, {"iptables", "gatehouse"}, {"iptables", controller.DefaultTable},
+	} {
+		t.Run(test.backend+" "+test.table, func(t *testing.T) {
 			s := newService(t)
-			s.add("[firewall]\ntable = \"gatehouse\"\nbackend = \"" + backend + "\"\n")
+			s.add(fmt.Sprintf("[firewall]\ntable = %q\nbackend = %q\n", test.table, test.backend))
 			planned := s.must("up", "--dry-run", "--json")
-			if strings.Contains(strings.ToLower(s.kernel()), "gatehouse") {
+			if strings.Contains(strings.ToLower(s.kernel()), test.table) {
 				t.Errorf("a dry run installed\n%s", s.kernel())
 			}
 			var got installation
-			if err := json.Unmarshal([]byte(planned), &got); err != nil || !strings.HasPrefix(got.Backend, backend) || !got.DryRun {
+			if err := json.Unmarshal([]byte(planned), &got); err != nil || !strings.HasPrefix(got.Backend, test.backend) || !got.DryRun {
 				t.Errorf("planned %s: %v", planned, err)
 			}
 			s.must("up")
 			s.must("up") // once more does no harm
-			if !strings.Contains(strings.ToLower(s.kernel()), "gatehouse") {
+			if !strings.Contains(strings.ToLower(s.kernel()), test.table) {
 				t.Errorf("not installed:\n%s", s.kernel())
 			}
 			s.must("down", "--dry-run")
-			if !strings.Contains(strings.ToLower(s.kernel()), "gatehouse") {
+			if !strings.Contains(strings.ToLower(s.kernel()), test.table) {
 				t.Error("a dry run removed the rules")
 			}
 			s.configure("")
-			s.add("[firewall]\ntable = \"gatehouse\"\nbackend = \"none\"\n")
+			s.add(fmt.Sprintf("[firewall]\ntable = %q\nbackend = \"none\"\n", test.table))
 			s.must("down")
 			s.must("down")
-			if left := strings.ToLower(s.kernel()); strings.Contains(left, "gatehouse") {
+			if left := strings.ToLower(s.kernel()); strings.Contains(left, test.table) {
 				t.Errorf("left behind:\n%s", left)
 			}
 		})

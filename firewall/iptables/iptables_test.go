@@ -148,7 +148,7 @@ func TestTheRulesAreThoseThatAreWrittenDown(t *testing.T) {
 		install(t, f, exampleRules())
 		var got strings.Builder
 		for line := range strings.Lines(saved(t, n, v)) {
-			if strings.Contains(line, "POSTERN-") && !strings.Contains(line, "POSTERN-NEW-") {
+			if strings.Contains(line, "POSTERN-") && !strings.Contains(line, "POSTERN-N-") {
 				got.WriteString(line)
 			}
 		}
@@ -292,6 +292,23 @@ func TestInstancesOfDifferentNamesDoNotMeet(t *testing.T) {
 					t.Errorf("after the removal of %v: %v, %v", names[:i+1], got, err)
 				}
 			}
+		}
+	})
+}
+
+// TestTheLongestNameFitsWhereNothingWasBefore: there are more chains of ours then than
+// where the tables exist.
+func TestTheLongestNameFitsWhereNothingWasBefore(t *testing.T) {
+	forEach(t, func(t *testing.T, n *testkit.Namespace, v iptables.Variant) {
+		before := n.Run(t, "nft", "list", "ruleset")
+		f := newFirewall(t, n, iptables.Config{Name: "postern_controller", Variant: v})
+		install(t, f, exampleRules())
+		open(t, f, pinhole(firewall.UDP, "192.0.2.1", 65535))
+		if err := f.Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if after := n.Run(t, "nft", "list", "ruleset") + n.Run(t, "ipset", "list", "-name"); after != before {
+			t.Errorf("left behind:\n%s", after)
 		}
 	})
 }

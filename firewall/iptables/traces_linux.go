@@ -12,8 +12,9 @@ import (
 
 // iptables-nft makes a table, and the built-in chains in it, when the first rule
 // comes. So that Remove can take away what came with ours and nothing else, an
-// empty chain that is named after it says so: POSTERN-NEW-TABLE, POSTERN-NEW-INPUT.
-const newMark, newTable = "NEW-", "TABLE"
+// empty chain that is named after it says so: POSTERN-N-TABLE, POSTERN-N-INPUT.
+// The mark is short, so that the longest name fits into 28 characters with it.
+const newMark, newTable = "N-", "TABLE"
 
 // markLocked notes what is not there yet. In iptables-legacy the tables come with
 // the kernel's modules.
