@@ -232,6 +232,21 @@ func (c Config) Rules() (firewall.Rules, error) {
 	return rules, rules.Validate()
 }
 
+// Ports are the UDP ports that datagrams have to get to: the control port, and the
+// knock port when it is a socket's.
+func (c Config) Ports() []uint16 {
+	var ports []uint16
+	for _, l := range []struct {
+		address string
+		bound   bool
+	}{{c.Knock.Listen, c.Knock.Source == SourceSocket}, {c.Control.Listen, true}} {
+		if a, err := netip.ParseAddrPort(l.address); err == nil && l.bound && a.Port() != 0 {
+			ports = append(ports, a.Port())
+		}
+	}
+	return ports
+}
+
 // knockAddresses are those that join tokens tell a joiner to knock at; port is
 // the one that is listened on.
 func (c Config) knockAddresses(port uint16) []string {

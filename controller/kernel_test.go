@@ -26,7 +26,7 @@ type street struct {
 	gate, client *testkit.Namespace
 }
 
-func newStreet(t *testing.T) *street {
+func newStreet(t *testing.T, change ...func(*house)) *street {
 	gateNS, clientNS := testkit.Netns(t), testkit.Netns(t)
 	testkit.Cable(t, gateNS, "eth0", []string{"10.9.0.1/24"}, clientNS, "eth0",
 		[]string{"10.9.0.2/24", "10.9.0.3/24"})
@@ -43,6 +43,9 @@ func newStreet(t *testing.T) *street {
 		h.run = func(c *Controller, ctx context.Context) (err error) {
 			gateNS.Do(t, func() { err = c.Run(ctx) })
 			return err
+		}
+		for _, f := range change {
+			f(h)
 		}
 	})
 	return &street{h, gateNS, clientNS}
@@ -209,4 +212,34 @@ func TestContainersOnTheControllersMachineReachOut(t *testing.T) {
 	if err := dial(s.client, "172.17.0.2:80", silence); err == nil {
 		t.Error("a stranger was routed to a container")
 	}
+}
+
+// TestBesideAHostsRulesNoneOfItsOwnAreNeeded: a host's keep rules let its two ports
+// through, and whoever has not knocked meets silence there as everywhere else.
+func TestBesideAHostsRulesNoneOfItsOwnAreNeeded(t *testing.T) {
+	s := newStreet(t, func(h *house) { h.fw, h.config.Firewall.Backend = nil, BackendNone })
+	hosts, err := nft.New(nft.Config{NetNS: s.gate.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hosts.Close()
+	rules := firewall.Rules{Keep: []firewall.Keep{{
+		Source: netip.MustParsePrefix("0.0.0.0/0"),
+		Ports:  []firewall.Port{{Protocol: firewall.UDP, Number: 4040}, {Protocol: firewall.UDP, Number: 4041}},
+	}}}
+	if err := hosts.Install(t.Context(), rules); err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []uint16{4040, 4041, 22} {
+		p := s.from("10.9.0.2", port)
+		p.send(quicInitial(0xfa))
+		if got := p.receive(silence); got != nil {
+			t.Errorf("port %d answers a stranger: %q", port, got)
+		}
+	}
+	g := s.admitted(s.from("10.9.0.2", 4040))
+	s.from("10.9.0.2", 4041).send(hostKnock(g))
+	testkit.Eventually(t, patience, "the host knock to count", func() bool {
+		return s.counters.hostKnocks[spa.ReasonOK].Load() == 1
+	})
 }

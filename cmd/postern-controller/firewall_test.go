@@ -8,8 +8,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/postern-sdp/postern/controller"
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/nft"
+	"github.com/postern-sdp/postern/internal/config"
 	"github.com/postern-sdp/postern/internal/testkit"
 )
 
@@ -134,5 +138,72 @@ func TestTheBootsUnitIsDarkWithAnUnusableConfiguration(t *testing.T) {
 	s.must("down")
 	if left := s.kernel(); strings.Contains(left, "postern") {
 		t.Errorf("left behind:\n%s", left)
+	}
+}
+
+// TestBesideAHostAgentsRules the controller is unreachable with rules of its own, and says
+// so; with the host's alone, as OPERATIONS.md has it, it is not.
+func TestBesideAHostAgentsRules(t *testing.T) {
+	const warning = "another packet filter stops"
+	for _, test := range []struct {
+		name, keep, own string
+		warns           bool
+	}{
+		{"two tables", "", "", true},
+		{"the host's without keep rules", "", "[firewall]\nbackend = \"none\"\n", true},
+		{"the host's with keep rules", everybody, "[firewall]\nbackend = \"none\"\n", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newService(t)
+			s.add(test.own)
+			other, err := nft.New(nft.Config{NetNS: s.ns.FD()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			if err := other.Install(t.Context(), hostRules(t, test.keep)); err != nil {
+				t.Fatal(err)
+			}
+			testkit.Cable(t, s.ns, "eth0", []string{"10.9.0.1/24", "fd00::1/64"}, testkit.Netns(t), "eth0", nil)
+			s.start()
+			s.live(s.cmd.Process.Pid)
+			if got := strings.Contains(s.log.String(), warning); got != test.warns {
+				t.Errorf("warned: %t, want %t\n%s", got, test.warns, &s.log)
+			}
+		})
+	}
+}
+
+// everybody is what OPERATIONS.md says for host.toml.
+const everybody = `
+[[keep]]
+source = "0.0.0.0/0"
+ports = ["udp/4040", "udp/4041"]
+
+[[keep]]
+source = "::/0"
+ports = ["udp/4040", "udp/4041"]
+`
+
+func hostRules(t *testing.T, text string) firewall.Rules {
+	t.Helper()
+	var sections struct {
+		Keep []config.Keep `toml:"keep"`
+	}
+	if err := config.Parse("host.toml", text, &sections); err != nil {
+		t.Fatal(err)
+	}
+	keep, err := config.KeepRules(sections.Keep, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return firewall.Rules{Keep: keep}
+}
+
+// TestOperationsHasTheKeepRulesForAController that are tested here.
+func TestOperationsHasTheKeepRulesForAController(t *testing.T) {
+	text, err := os.ReadFile("../../docs/OPERATIONS.md")
+	if err != nil || !strings.Contains(string(text), strings.TrimSpace(everybody)) {
+		t.Errorf("%v: not there:\n%s", err, everybody)
 	}
 }

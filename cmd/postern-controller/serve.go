@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -12,6 +13,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/postern-sdp/postern/controller"
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/choose"
+	"github.com/postern-sdp/postern/firewall/survey"
 	"github.com/postern-sdp/postern/internal/daemon"
 	"github.com/postern-sdp/postern/internal/logkeys"
 	"github.com/postern-sdp/postern/internal/version"
@@ -66,6 +70,7 @@ func serveAction(c *cli.Context) error {
 		log.Info("firewall chosen", logkeys.Backend, choice.String())
 		defer fw.Close()
 	}
+	warn(c.Context, config, choice, log)
 	ready := make(chan struct{})
 	ctrl, err := controller.New(controller.Options{
 		Config: config, Firewall: fw, Log: log, Version: version.Version,
@@ -75,6 +80,26 @@ func serveAction(c *cli.Context) error {
 		return err
 	}
 	return serve(c.Context, ctrl, ready, log)
+}
+
+// warn logs who would drop what the controller lets in, as the rules of a host agent on
+// the same machine do.
+func warn(ctx context.Context, config controller.Config, choice choose.Choice, log *slog.Logger) {
+	for _, port := range config.Ports() {
+		obstacles, err := choose.Obstacles(ctx, config.Firewall.Table, choice,
+			survey.Probe{Protocol: "udp", Port: port})
+		if errors.Is(err, firewall.ErrPermission) {
+			return // which no firewall of ours needs
+		}
+		if err != nil {
+			log.Warn("other packet filters not surveyed", logkeys.Error, err)
+			return
+		}
+		for _, o := range obstacles {
+			log.Warn("another packet filter stops what the controller lets in: see OPERATIONS.md, beside a host agent",
+				logkeys.Port, port, logkeys.Chain, o.Chain.String(), logkeys.Reason, o.Rule)
+		}
+	}
 }
 
 // serve runs the controller, tells the service manager how it fares, and reloads

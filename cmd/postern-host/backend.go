@@ -34,18 +34,14 @@ func openFirewall(ctx context.Context, s host.Settings, log *slog.Logger) (firew
 		return nil, choice, nil
 	}
 	log.Info("firewall chosen", logkeys.Backend, choice.String())
-	m, err := choose.Look(ctx, s.Firewall.Table)
+	obstacles, err := choose.Obstacles(ctx, s.Firewall.Table, choice,
+		survey.Probe{Protocol: "udp", Port: tunnelPort(s)})
 	if err != nil {
 		log.Warn("other packet filters not surveyed", logkeys.Error, err)
-		return fw, choice, nil
 	}
-	// Before the iptables backend is installed its own rules do not stand in front yet.
-	first := choice.Backend == choose.IPTables && len(m.Ours) == 0
-	for _, o := range m.Obstacles(survey.Probe{Protocol: "udp", Port: tunnelPort(s)}) {
-		if o.Level >= survey.Maybe && !(first && o.Chain.Variant == choice.Variant) {
-			log.Warn("another packet filter stops what pinholes let in: see postern-host doctor",
-				logkeys.Chain, o.Chain.String(), logkeys.Reason, o.Rule)
-		}
+	for _, o := range obstacles {
+		log.Warn("another packet filter stops what pinholes let in: see postern-host doctor",
+			logkeys.Chain, o.Chain.String(), logkeys.Reason, o.Rule)
 	}
 	return fw, choice, nil
 }
