@@ -2,214 +2,14 @@ package packages
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-
-	"github.com/postern-sdp/postern/internal/testkit"
 )
-
-const mirror = "http://deb.debian.org/debian"
-
-// machine is a freshly installed Debian in a folder, with a network namespace of its
-// own: what a package's scripts do to the firewall stays there.
-type machine struct {
-	t    *testing.T
-	root string
-	ns   *testkit.Namespace
-}
-
-// base makes the folder that machines are copies of, once, and keeps it in the
-// cache of the user who runs the tests.
-var base = sync.OnceValues(func() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	b, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return "", err
-	}
-	suite := regexp.MustCompile(`(?m)^VERSION_CODENAME=(\w+)$`).FindSubmatch(b)
-	if suite == nil {
-		return "", fmt.Errorf("not a Debian with a code name: %s", b)
-	}
-	dir := filepath.Join(cache, "postern-tests", "minbase-"+string(suite[1]))
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return "", err
-	}
-	made, err := os.MkdirTemp(filepath.Dir(dir), "making-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(made)
-	cmd := exec.Command("debootstrap", "--variant=minbase", string(suite[1]), filepath.Join(made, "root"), mirror)
-	cmd.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("debootstrap: %w: %s", err, out[max(0, len(out)-2000):])
-	}
-	if err := os.Rename(filepath.Join(made, "root"), dir); !errors.Is(err, fs.ErrExist) {
-		return dir, err
-	}
-	return dir, nil // another run was quicker
-})
-
-func newMachine(t *testing.T) *machine {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("needs root, to install packages into a folder")
-	}
-	from, err := base()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &machine{t: t, root: filepath.Join(t.TempDir(), "root"), ns: testkit.Netns(t)}
-	if out, err := exec.Command("cp", "-a", from, m.root).CombinedOutput(); err != nil {
-		t.Fatalf("copy %s: %v: %s", from, err, out)
-	}
-	return m
-}
-
-// try runs a program on the machine, in process and mount namespaces of its own.
-func (m *machine) try(name string, args ...string) (string, error) {
-	m.t.Helper()
-	const script = `mount -t proc proc "$0/proc" && exec chroot "$0" "$@"`
-	cmd := exec.Command("unshare", append([]string{"--mount", "--pid", "--fork", "--kill-child", "--",
-		"sh", "-c", script, m.root, name}, args...)...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8",
-		"DEBIAN_FRONTEND=noninteractive"}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	var err error
-	m.ns.Do(m.t, func() { err = cmd.Start() })
-	if err == nil {
-		err = cmd.Wait()
-	}
-	return out.String(), err
-}
-
-func (m *machine) run(name string, args ...string) string {
-	m.t.Helper()
-	out, err := m.try(name, args...)
-	if err != nil {
-		m.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return out
-}
-
-func (m *machine) path(path string) string { return filepath.Join(m.root, path) }
-
-func (m *machine) write(path, text string, perm os.FileMode) {
-	m.t.Helper()
-	if err := os.MkdirAll(filepath.Dir(m.path(path)), 0o755); err != nil {
-		m.t.Fatal(err)
-	}
-	if err := os.WriteFile(m.path(path), []byte(text), perm); err != nil {
-		m.t.Fatal(err)
-	}
-	if err := os.Chmod(m.path(path), perm); err != nil {
-		m.t.Fatal(err)
-	}
-}
-
-func (m *machine) read(path string) string {
-	m.t.Helper()
-	b, err := os.ReadFile(m.path(path))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return string(b)
-}
-
-func (m *machine) has(path string) bool {
-	_, err := os.Lstat(m.path(path))
-	return err == nil
-}
-
-// record replaces a program by one that only notes how it was called.
-func (m *machine) record(program string) {
-	m.t.Helper()
-	_ = os.Remove(m.path(program))
-	m.write(program, "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>/calls\n", 0o755)
-}
-
-// calls returns what was noted since the last time.
-func (m *machine) calls() string {
-	m.t.Helper()
-	b, err := os.ReadFile(m.path("/calls"))
-	if err == nil {
-		err = os.Remove(m.path("/calls"))
-	}
-	if err != nil && !os.IsNotExist(err) {
-		m.t.Fatal(err)
-	}
-	return string(b)
-}
-
-// dependOnTheTree looks at every file that goes into a package, so that go test does
-// not take the result of another tree for this one's.
-func dependOnTheTree(t *testing.T) {
-	t.Helper()
-	err := filepath.WalkDir("../..", func(path string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && slices.Contains([]string{".git", "bin", "dist", "testdata"}, d.Name()) {
-			return filepath.SkipDir
-		}
-		_, err = os.Stat(path)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// build makes the packages of a version and returns those of that format.
-func build(t *testing.T, version, format string) []string {
-	t.Helper()
-	dependOnTheTree(t)
-	dist := filepath.Join(t.TempDir(), "dist")
-	cmd := exec.Command("make", "-C", "../..", "packages", "VERSION=v"+version)
-	cmd.Env = append(os.Environ(), "DIST="+dist, "PACKAGE_ARCHES="+runtime.GOARCH, "PACKAGE_FORMATS="+format,
-		"PACKAGE_VERSION=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("make packages: %v\n%s", err, out)
-	}
-	found, err := filepath.Glob(filepath.Join(dist, "*."+format))
-	if err != nil || len(found) != 3 {
-		t.Fatalf("built %v, %v", found, err)
-	}
-	return found
-}
-
-// carry copies packages onto the machine.
-func (m *machine) carry(files []string) []string {
-	m.t.Helper()
-	var there []string
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		to := "/root/" + filepath.Base(f)
-		m.write(to, string(b), 0o644)
-		there = append(there, to)
-	}
-	return there
-}
 
 var (
 	hostUnits = []string{
@@ -270,6 +70,7 @@ func (m *machine) installed(version string) {
 }
 
 func TestTheDebianPackagesFromInstallToPurge(t *testing.T) {
+	t.Parallel()
 	first, second := build(t, "1.0.0", "deb"), build(t, "1.0.1", "deb")
 	m := newMachine(t)
 	m.run("dpkg", append([]string{"-i"}, m.carry(first)...)...)
@@ -341,8 +142,7 @@ func TestTheDebianPackagesFromInstallToPurge(t *testing.T) {
 
 	t.Run("purge", func(t *testing.T) {
 		m.run("dpkg", "-P", "postern", "postern-host", "postern-controller")
-		left := m.run("find", "/", "-xdev", "-name", "*postern*", "-not", "-path", "/root/*", "-not", "-path", "/proc/*")
-		if strings.TrimSpace(left) != "" {
+		if left := m.left(); left != "" {
 			t.Errorf("left behind:\n%s", left)
 		}
 		if out, err := m.try("dpkg", "-s", "postern-host"); err == nil {
@@ -353,6 +153,7 @@ func TestTheDebianPackagesFromInstallToPurge(t *testing.T) {
 
 // TestARemovalThatCannotOpenSaysHow is for whoever would otherwise find out from outside.
 func TestARemovalThatCannotOpenSaysHow(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	m.run("dpkg", append([]string{"-i"}, m.carry(build(t, "1.0.0", "deb"))...)...)
 	for _, program := range []string{"postern-host", "postern-controller"} {
@@ -367,6 +168,7 @@ func TestARemovalThatCannotOpenSaysHow(t *testing.T) {
 }
 
 func TestTheRPMPackagesFromInstallToErase(t *testing.T) {
+	t.Parallel()
 	files := build(t, "1.0.0", "rpm")
 	m := newMachine(t)
 	// rpm runs outside, as the machine is a Debian: its scripts run inside.
