@@ -30,7 +30,8 @@ func demo(c *cli.Context) error {
 func remote(c *cli.Context) error {
 	return show(c, "building a remote server: sshd, a web server, ufw, a container's published port",
 		func(ctx context.Context, l *lab.Lab) ([]lab.Step, func() (string, error), error) {
-			r, err := lab.NewRemote(ctx, l, c.String("backend"))
+			l.Backend = c.String("backend")
+			r, err := lab.NewRemote(ctx, l)
 			if err != nil {
 				return nil, nil, err
 			}

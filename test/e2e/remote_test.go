@@ -13,28 +13,12 @@ func TestARemoteServerIsDarkAtEveryInstantAndLocksNobodyOut(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
 			l := newLab(t)
-			r, err := lab.NewRemote(t.Context(), l, backend)
+			l.Backend = backend
+			r, err := lab.NewRemote(t.Context(), l)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer func() {
-				t.Logf("what the probes met:\n%s", r.Log())
-				if err := r.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
-			for _, s := range r.Steps() {
-				ok := t.Run(s.Name, func(t *testing.T) {
-					evidence, err := s.Run(t.Context(), l)
-					if err != nil {
-						t.Fatalf("%v (%s)", err, evidence)
-					}
-					t.Log(evidence)
-				})
-				if !ok {
-					return // what follows stands on it
-				}
-			}
+			inOrder(t, l, r.Steps(), r)
 		})
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -27,14 +26,14 @@ const (
 type Everyday struct {
 	*Lab
 
-	watches  []*Watch
+	others   onlookers
 	daemons  []*Process
 	logged   *mailbox
 	password string // of the database's
 }
 
 // NewEveryday starts the system and the services on a standing lab and begins to
-// probe the host. Close ends the probing.
+// probe the host. Close ends the probing; what runs in the lab ends with the lab.
 func NewEveryday(ctx context.Context, l *Lab) (*Everyday, error) {
 	e := &Everyday{Lab: l}
 	for _, s := range []struct {
@@ -55,38 +54,17 @@ func NewEveryday(ctx context.Context, l *Lab) (*Everyday, error) {
 		}
 	}
 	ports := []uint16{22, webServerPort, databasePort, namesPort, logPort, moshPort, tunnelPort}
-	for _, probe := range []struct {
-		from  string
-		pairs []netip.Addr
-	}{
-		{"stranger", []netip.Addr{StrangerV4, HostV4, StrangerV6, HostV6}},
-		{"neighbour", []netip.Addr{netip.MustParseAddr("10.7.0.3"), HostV4}},
-	} {
-		w, err := l.Watch(probe.from, ports, probe.pairs...)
-		if err != nil {
-			return nil, errors.Join(err, e.Close())
-		}
-		e.watches = append(e.watches, w)
-	}
-	return e, nil
+	var err error
+	e.others, err = l.onlook(ports, HostV4, HostV6)
+	return e, err
 }
 
-// Close ends the probing. What runs in the lab ends with the lab.
-func (e *Everyday) Close() error {
-	var errs []error
-	for _, w := range e.watches {
-		_, err := w.Close()
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
+// Close ends the probing.
+func (e *Everyday) Close() error { return e.others.Close() }
 
 // Log is what the probing saw, phase by phase, and the ends of the services' logs.
 func (e *Everyday) Log() string {
-	var logs []string
-	for _, w := range e.watches {
-		logs = append(logs, w.Log())
-	}
+	logs := []string{e.others.Log()}
 	for _, p := range e.daemons {
 		logs = append(logs, "== "+p.name, p.Log())
 	}
@@ -155,21 +133,10 @@ func (e *Everyday) step(name string, run func(context.Context) (string, error)) 
 	return Step{name, func(ctx context.Context, _ *Lab) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		defer cancel()
-		for _, w := range e.watches {
-			w.Mark(name)
-		}
+		e.others.dark(name)
 		evidence, err := run(ctx)
-		probes := 0
-		for _, w := range e.watches {
-			p := w.Mark("between steps")
-			probes += p.Probes
-			if p.Answers > 0 {
-				err = errors.Join(err, broken("%s got answers: %s, the first %s", w.From, p, p.First))
-			}
-			if p.Probes == 0 {
-				err = errors.Join(err, broken("%s sent no probes", w.From))
-			}
-		}
-		return fmt.Sprintf("%s; %d probes by others, unanswered", evidence, probes), err
+		seen, fault := e.others.sees(0)
+		e.others.dark("between steps")
+		return evidence + "; " + seen, errors.Join(err, fault, e.others.faults())
 	}}
 }

@@ -25,6 +25,10 @@ type Lab struct {
 	Attached bool
 	// LogLevel of the daemons: "debug" when empty.
 	LogLevel string
+	// Backend is the host's firewall.backend: its default when empty.
+	Backend string
+	// HostSettings are sections of the host's configuration besides the usual.
+	HostSettings string
 
 	sshd, controller, host *Process
 	sources                []net.Listener

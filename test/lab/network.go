@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -91,6 +92,26 @@ func (l *Lab) buildNetwork() error {
 		return fmt.Errorf("set up nat2: %w", err)
 	}
 	return nil
+}
+
+// addMachine adds one to a standing network.
+func (l *Lab) addMachine(number int, k link) error {
+	if err := l.addNamespace(k.from); err != nil {
+		return err
+	}
+	if err := l.in(k.from, loopbackUp); err != nil {
+		return err
+	}
+	if err := l.addLink(number, k); err != nil {
+		return err
+	}
+	return errors.Join(l.in(k.from, linksUp), l.in(k.to, linksUp))
+}
+
+// forwarding makes the current namespace a router.
+func forwarding() error {
+	return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+		os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
 }
 
 // linksUp waits until the kernel says that every link of the current namespace
@@ -200,7 +221,7 @@ func configure(name string, addresses []string) error {
 // masquerade makes the current namespace a NAT router. Flows to `special` leave
 // from the address `as`, all others from `usual`.
 func masquerade(usual, special, as netip.Addr) error {
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+	if err := forwarding(); err != nil {
 		return err
 	}
 	c, err := nftables.New()

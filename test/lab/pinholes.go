@@ -4,13 +4,14 @@ import (
 	"context"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/firewall/iptables"
 	"github.com/postern-sdp/postern/firewall/nft"
 )
 
-// Pinholes asks the kernel of a machine, not the daemon, what is open.
-func (l *Lab) Pinholes(ctx context.Context, where, table string) (open []firewall.Pinhole, err error) {
-	err = l.in(where, func() error {
-		f, err := nft.New(nft.Config{Table: table})
+// Pinholes asks the kernel of the host, not the daemon, what is open.
+func (l *Lab) Pinholes(ctx context.Context) (open []firewall.Pinhole, err error) {
+	err = l.in("host", func() error {
+		f, err := l.firewall()
 		if err != nil {
 			return err
 		}
@@ -19,4 +20,12 @@ func (l *Lab) Pinholes(ctx context.Context, where, table string) (open []firewal
 		return err
 	})
 	return open, err
+}
+
+// firewall is that of the current namespace.
+func (l *Lab) firewall() (firewall.Firewall, error) {
+	if l.Backend == "iptables" {
+		return iptables.New(iptables.Config{Name: hostTable})
+	}
+	return nft.New(nft.Config{Table: hostTable})
 }

@@ -28,8 +28,6 @@ const (
 // administrator has nothing but ssh.
 type Remote struct {
 	*Lab
-	// Backend is the host's firewall.backend.
-	Backend string
 
 	watches []*Watch
 	admin   *Login // plain ssh
@@ -37,8 +35,8 @@ type Remote struct {
 }
 
 // NewRemote sets the server up on a standing lab and begins to probe it.
-func NewRemote(ctx context.Context, l *Lab, backend string) (*Remote, error) {
-	r := &Remote{Lab: l, Backend: backend}
+func NewRemote(ctx context.Context, l *Lab) (*Remote, error) {
+	r := &Remote{Lab: l}
 	for _, s := range []struct {
 		what string
 		do   func(context.Context) error
@@ -98,7 +96,7 @@ func (r *Remote) Log() string {
 func (r *Remote) mark(name string) []Phase {
 	var ended []Phase
 	for _, w := range r.watches {
-		ended = append(ended, w.Mark(name))
+		ended = append(ended, w.Mark(name, anything))
 	}
 	return ended
 }
@@ -110,27 +108,9 @@ func (r *Remote) addAdmin(context.Context) error {
 
 // addContainer is what a container engine makes: a bridge with a machine behind it.
 func (r *Remote) addContainer(context.Context) error {
-	err := r.addMachine(101, link{from: "container", to: "host", bridge: "docker0",
-		fromAddresses: []string{"172.17.0.2/16"}, toAddresses: []string{"172.17.0.1/16"}, gateway: "172.17.0.1"})
-	if err != nil {
-		return err
-	}
-	return r.in("host", func() error {
-		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)
-	})
-}
-
-func (r *Remote) addMachine(number int, k link) error {
-	if err := r.addNamespace(k.from); err != nil {
-		return err
-	}
-	if err := r.in(k.from, loopbackUp); err != nil {
-		return err
-	}
-	if err := r.addLink(number, k); err != nil {
-		return err
-	}
-	return errors.Join(r.in(k.from, linksUp), r.in(k.to, linksUp))
+	return errors.Join(r.in("host", forwarding),
+		r.addMachine(101, link{from: "container", to: "host", bridge: "docker0",
+			fromAddresses: []string{"172.17.0.2/16"}, toAddresses: []string{"172.17.0.1/16"}, gateway: "172.17.0.1"}))
 }
 
 // startUFW runs the real ufw in the host's namespace, on a copy of its files: ssh
@@ -187,17 +167,8 @@ func (r *Remote) startServices(context.Context) error {
 // startOutside starts the controller and enrols the administrator's device, on the
 // machine called client. The host is not known to it yet.
 func (r *Remote) startOutside(ctx context.Context) error {
-	for name, text := range map[string]string{"controller": controllerConfig, "host": hostConfig} {
-		if err := os.MkdirAll(r.path(name), 0o700); err != nil {
-			return err
-		}
-		if name == "host" {
-			text += fmt.Sprintf("\n[firewall]\nbackend = %q\ninside = [\"docker0\"]\n", r.Backend)
-		}
-		text = strings.NewReplacer("DIR", r.path(name), "LEVEL", "debug").Replace(text)
-		if err := os.WriteFile(r.path(name, name+".toml"), []byte(text), 0o600); err != nil {
-			return err
-		}
+	if err := r.writeSettings(); err != nil {
+		return err
 	}
 	if err := r.startController(ctx); err != nil {
 		return err

@@ -293,7 +293,7 @@ func (r *Remote) strangerQuiet() (string, error) {
 	for _, w := range r.watches {
 		if p := w.Now(); w.From == "stranger" {
 			if p.Answers > 0 || p.Probes == 0 {
-				return "", broken("the stranger: %s; the first: %s", p, p.First)
+				return "", broken("the stranger: %s; the first: %s", p, p.Wrong)
 			}
 			return "the stranger: " + p.String(), nil
 		}

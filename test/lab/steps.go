@@ -86,7 +86,7 @@ func (l *Lab) dark(from string, pairs ...netip.Addr) (string, error) {
 }
 
 func knockOpens(ctx context.Context, l *Lab) (string, error) {
-	before, err := l.Pinholes(ctx, "host", hostTable)
+	before, err := l.Pinholes(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -98,7 +98,7 @@ func knockOpens(ctx context.Context, l *Lab) (string, error) {
 		return "", err
 	}
 	took := time.Since(start)
-	after, err := l.Pinholes(ctx, "host", hostTable)
+	after, err := l.Pinholes(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -121,7 +121,7 @@ func (l *Lab) endSessions(ctx context.Context) error {
 		}
 	}
 	return Wait(ctx, 5*time.Second, "the pinholes to close", func() (bool, error) {
-		open, err := l.Pinholes(ctx, "host", hostTable)
+		open, err := l.Pinholes(ctx)
 		return err == nil && len(open) == 0, err
 	})
 }
@@ -220,7 +220,7 @@ func roamerGetsIn(ctx context.Context, l *Lab) (evidence string, err error) {
 	}
 	var open []firewall.Pinhole
 	err = Wait(ctx, 5*time.Second, "the roamer's pinhole to be the only one", func() (bool, error) {
-		open, err = l.Pinholes(ctx, "host", hostTable)
+		open, err = l.Pinholes(ctx)
 		return len(open) == 1 && open[0].Source == Nat2ToHost && open[0].SourcePort != 0, err
 	})
 	if err != nil {
@@ -274,7 +274,7 @@ func replayOpensNothing(ctx context.Context, l *Lab) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	open, err := l.Pinholes(ctx, "host", hostTable)
+	open, err := l.Pinholes(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -399,7 +399,7 @@ func deadlineCloses(ctx context.Context, l *Lab) (evidence string, err error) {
 	if err := l.host.Kill(); err != nil {
 		return "", err
 	}
-	open, err := l.Pinholes(ctx, "host", hostTable)
+	open, err := l.Pinholes(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -407,7 +407,7 @@ func deadlineCloses(ctx context.Context, l *Lab) (evidence string, err error) {
 		return "", broken("the pinhole went with the agent: a restart would cut live sessions")
 	}
 	err = Wait(ctx, 2*length, "the kernel to close the pinhole", func() (bool, error) {
-		left, err := l.Pinholes(ctx, "host", hostTable)
+		left, err := l.Pinholes(ctx)
 		return len(left) == 0, err
 	})
 	closed := time.Since(start)

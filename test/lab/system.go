@@ -22,11 +22,8 @@ const (
 	helloPort   = 7001
 )
 
-// Names of the tables of the lab's daemons: the defaults.
-const (
-	hostTable       = "postern"
-	controllerTable = "postern_controller"
-)
+// hostTable is what the agent's rules and sets are called: the default.
+const hostTable = "postern"
 
 // people are who enrols a device in the lab, by machine.
 var people = map[string]string{"client": "alice", "roamer": "bob"}
@@ -41,14 +38,8 @@ func (l *Lab) ConfigHome(who string) string { return l.path("clients", who) }
 // StartSystem starts everything on a standing network: sshd, the controller, the
 // host's agent, and two enrolled clients.
 func (l *Lab) StartSystem(ctx context.Context) error {
-	for name, step := range map[string]string{"host": hostConfig, "controller": controllerConfig} {
-		if err := os.MkdirAll(l.path(name), 0o700); err != nil {
-			return err
-		}
-		text := strings.NewReplacer("DIR", l.path(name), "LEVEL", cmp.Or(l.LogLevel, "debug")).Replace(step)
-		if err := os.WriteFile(l.path(name, name+".toml"), []byte(text), 0o600); err != nil {
-			return err
-		}
+	if err := l.writeSettings(); err != nil {
+		return fmt.Errorf("write the settings: %w", err)
 	}
 	if err := l.startSSHD(ctx); err != nil {
 		return fmt.Errorf("start sshd: %w", err)
@@ -74,6 +65,24 @@ func (l *Lab) StartSystem(ctx context.Context) error {
 	for who := range people {
 		if err := l.enrolClient(ctx, who); err != nil {
 			return fmt.Errorf("enrol %s: %w", who, err)
+		}
+	}
+	return nil
+}
+
+// writeSettings writes the daemons' configuration.
+func (l *Lab) writeSettings() error {
+	host := hostConfig + l.HostSettings
+	if l.Backend != "" {
+		host += fmt.Sprintf("\n[firewall]\nbackend = %q\n", l.Backend)
+	}
+	for name, text := range map[string]string{"host": host, "controller": controllerConfig} {
+		if err := os.MkdirAll(l.path(name), 0o700); err != nil {
+			return err
+		}
+		text = strings.NewReplacer("DIR", l.path(name), "LEVEL", cmp.Or(l.LogLevel, "debug")).Replace(text)
+		if err := os.WriteFile(l.path(name, name+".toml"), []byte(text), 0o600); err != nil {
+			return err
 		}
 	}
 	return nil

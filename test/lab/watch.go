@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -32,25 +33,34 @@ type Watch struct {
 
 	mu     sync.Mutex // guards what follows
 	phases []Phase
+	probed time.Time // the last round
 	err    error
 }
+
+// anything says of a phase that whatever comes is right.
+const anything = "anything"
 
 // Phase is what one stretch of a Watch brought.
 type Phase struct {
 	Name    string
+	May     []string // kinds that may answer; anything: all
 	Began   time.Time
 	Took    time.Duration
 	Probes  int
+	Pause   time.Duration // the longest between two rounds of probes
 	Answers int
 	Kinds   map[string]int
-	First   string    // when the first answer came, and how it began
+	First   time.Time // of the first answer
 	Last    time.Time // of the last answer
+	Wrong   string    // when the first answer that may not be came, its kind, and how it began
+
+	told bool // by Faults
 }
 
-// String reads "dark 3.2s: 5120 probes, 0 answers".
+// String reads "dark 3.2s: 5120 probes, at most 21ms apart, 0 answers".
 func (p Phase) String() string {
-	text := fmt.Sprintf("%s %s: %d probes, %d answers", p.Name, p.Took.Round(10*time.Millisecond), p.Probes,
-		p.Answers)
+	text := fmt.Sprintf("%s %s: %d probes, at most %s apart, %d answers", p.Name, p.Took.Round(10*time.Millisecond),
+		p.Probes, p.Pause.Round(time.Millisecond), p.Answers)
 	for _, kind := range slices.Sorted(maps.Keys(p.Kinds)) {
 		text += fmt.Sprintf(" %s×%d", kind, p.Kinds[kind])
 	}
@@ -84,7 +94,7 @@ func (l *Lab) Watch(from string, ports []uint16, pairs ...netip.Addr) (*Watch, e
 		w.closeSockets(ear)
 		return nil, fmt.Errorf("open the watch's sockets on %s: %w", from, err)
 	}
-	w.Mark("begun")
+	w.Mark("begun", anything)
 	var sockets sync.WaitGroup
 	sockets.Go(w.probe)
 	sockets.Go(func() { w.listen(ear) })
@@ -122,9 +132,10 @@ func (w *Watch) closeSockets(ear int) {
 	}
 }
 
-// Mark ends the present phase, begins one of that name, and returns the ended one.
-// What is still on its way from before the call counts to the phase before.
-func (w *Watch) Mark(name string) Phase {
+// Mark ends the present phase, begins one of that name, in which these kinds of
+// answers may come and no others, and returns the ended one. What is still on its way
+// from before the call counts to the phase before.
+func (w *Watch) Mark(name string, may ...string) Phase {
 	var ended Phase
 	if len(w.phases) > 0 {
 		time.Sleep(afterglow)
@@ -136,8 +147,30 @@ func (w *Watch) Mark(name string) Phase {
 		w.phases[n-1].Took = now.Sub(w.phases[n-1].Began)
 		ended = w.phases[n-1]
 	}
-	w.phases = append(w.phases, Phase{Name: name, Began: now, Kinds: make(map[string]int)})
+	w.phases = append(w.phases, Phase{Name: name, May: may, Began: now, Kinds: make(map[string]int)})
 	return ended
+}
+
+// Faults says of all phases so far which were not as their Mark said, of each once.
+func (w *Watch) Faults() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	faults := []error{w.err}
+	for i := range w.phases {
+		p := &w.phases[i]
+		if i == len(w.phases)-1 {
+			p.Took = time.Since(p.Began)
+		}
+		if p.Wrong != "" && !p.told {
+			p.told = true
+			faults = append(faults, broken("%s got answers: %s; the first that may not be: %s", w.From, p, p.Wrong))
+		}
+		if p.Probes == 0 && p.Took > time.Second && !p.told {
+			p.told = true
+			faults = append(faults, broken("%s sent no probes: %s", w.From, p))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // Now returns the present phase so far.
@@ -192,7 +225,13 @@ func (w *Watch) probe() {
 			sent, err = sent+n, errors.Join(err, fault)
 		}
 		w.mu.Lock()
-		w.phases[len(w.phases)-1].Probes += sent
+		p := &w.phases[len(w.phases)-1]
+		p.Probes += sent
+		now := time.Now()
+		if !w.probed.IsZero() {
+			p.Pause = max(p.Pause, now.Sub(w.probed))
+		}
+		w.probed = now
 		if w.err == nil && err != nil {
 			w.err = fmt.Errorf("probe from %s: %w", w.From, err)
 		}
@@ -237,28 +276,40 @@ func (w *Watch) listen(ear int) {
 		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype != unix.PACKET_HOST {
 			continue
 		}
-		kind := "" // and the port that answered
-		for _, p := range w.pairs {
-			if k := answerKind(buf[:n], p.target); k != "" {
-				kind = k
-			}
-		}
+		kind := w.kind(buf[:n])
 		if kind == "" {
 			continue
 		}
-		if port, ok := sourcePort(buf[:n]); ok && (kind == "tcp" || kind == "udp") {
-			kind = fmt.Sprintf("%s/%d", kind, port)
-		}
+		now := time.Now()
 		w.mu.Lock()
 		p := &w.phases[len(w.phases)-1]
 		if p.Answers == 0 {
-			p.First = fmt.Sprintf("%s %x", time.Now().Format("15:04:05.000"), buf[:min(n, 60)])
+			p.First = now
 		}
 		p.Answers++
 		p.Kinds[kind]++
-		p.Last = time.Now()
+		p.Last = now
+		if p.Wrong == "" && !slices.Contains(p.May, kind) && !slices.Contains(p.May, anything) {
+			p.Wrong = fmt.Sprintf("%s %s %x", now.Format("15:04:05.000"), kind, buf[:min(n, 60)])
+		}
 		w.mu.Unlock()
 	}
+}
+
+// kind names a packet of a probed machine's and the port that it came from, such as
+// tcp/22, or udp6/53 over IPv6. It is empty when the packet is something else.
+func (w *Watch) kind(packet []byte) string {
+	kind := ""
+	for _, p := range w.pairs {
+		kind = cmp.Or(kind, answerKind(packet, p.target))
+	}
+	if port, ok := sourcePort(packet); ok && (kind == "tcp" || kind == "udp") {
+		if packet[0]>>4 == 6 {
+			kind += "6"
+		}
+		kind = fmt.Sprintf("%s/%d", kind, port)
+	}
+	return kind
 }
 
 // sourcePort is the first field of TCP's and of UDP's header, if the packet has one.
