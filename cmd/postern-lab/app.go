@@ -35,10 +35,11 @@ func app(out io.Writer) *cli.App {
 			{Name: "demo", Usage: "build everything, show every promise, take everything down", Action: demo},
 			{
 				Name: "remote", Usage: "protect a server with ufw and a container on it, from installation to removal",
-				Action: remote,
-				Flags: []cli.Flag{&cli.StringFlag{
-					Name: "backend", Value: "nftables", Usage: "firewall.backend of the server: nftables, iptables or auto",
-				}},
+				Action: remote, Flags: []cli.Flag{backend()},
+			},
+			{
+				Name: "gateway", Usage: "reach a machine behind a host, which nobody else reaches",
+				Action: gateway, Flags: []cli.Flag{backend()},
 			},
 			{
 				Name: "everyday", Usage: "use ssh, git, psql, curl and others through Postern, nobody else being answered",
@@ -61,6 +62,12 @@ func app(out io.Writer) *cli.App {
 			},
 			{Name: "down", Usage: "take the lab down", Action: down},
 		},
+	}
+}
+
+func backend() cli.Flag {
+	return &cli.StringFlag{
+		Name: "backend", Value: "nftables", Usage: "firewall.backend of the host: nftables, iptables or auto",
 	}
 }
 

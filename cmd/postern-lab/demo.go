@@ -39,6 +39,18 @@ func remote(c *cli.Context) error {
 		})
 }
 
+func gateway(c *cli.Context) error {
+	return show(c, "building a host that forwards to an inner network, and a machine on that",
+		func(ctx context.Context, l *lab.Lab) ([]lab.Step, func() (string, error), error) {
+			l.Backend = c.String("backend")
+			g, err := lab.NewGateway(ctx, l)
+			if err != nil {
+				return nil, nil, err
+			}
+			return g.Steps(), func() (string, error) { return g.Log(), g.Close() }, nil
+		})
+}
+
 func everyday(c *cli.Context) error {
 	return show(c, "building a host with sshd, git, PostgreSQL, nginx, dnsmasq and a client with their programs",
 		func(ctx context.Context, l *lab.Lab) ([]lab.Step, func() (string, error), error) {

@@ -38,16 +38,9 @@ func TestUDPServicesWorkThroughATunnelAndDirectly(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			echo := func(text string) bool {
-				if _, err := conn.Write([]byte(text)); err != nil {
-					return false
-				}
-				_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-				b := make([]byte, 2048)
-				n, err := conn.Read(b)
-				return err == nil && string(b[:n]) == text
-			}
-			err = lab.Wait(t.Context(), 10*time.Second, "an echo", func() (bool, error) { return echo("hello"), nil })
+			err = lab.Wait(t.Context(), 10*time.Second, "an echo", func() (bool, error) {
+				return lab.Echoes(conn, []byte("hello")), nil
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -58,7 +51,7 @@ func TestUDPServicesWorkThroughATunnelAndDirectly(t *testing.T) {
 			if _, err := l.Admin(t.Context(), "session", "revoke", sessions[0].ID); err != nil {
 				t.Fatal(err)
 			}
-			if echo("too late") {
+			if lab.Echoes(conn, []byte("too late")) {
 				t.Error("an echo came after the revocation")
 			}
 		})
