@@ -7,17 +7,19 @@ remove | 0) ;;
 *) exit 0 ;; # an upgrade: the agent goes on until the new one takes over
 esac
 
+# Without the agent nobody could be let in any more: rather open than locked. This comes
+# before anything else: whoever is logged in through a tunnel is cut off when the agent
+# stops, and with the login what it has begun.
+echo "postern-host: REMOVING THE PROTECTION of this machine: what listens here can be reached again" >&2
+if ! postern-host unprotect --yes >&2; then
+	echo "postern-host: THE PROTECTION MAY STILL BE THERE, with nobody to open a door in it;" >&2
+	echo "postern-host: before you log out: nft delete table inet postern" >&2
+fi
+
 if [ -d /run/systemd/system ]; then
 	systemctl stop postern-host.path postern-host.service postern-host-firewall.service || true
 fi
 if [ "$1" = 0 ] && command -v systemctl >/dev/null 2>&1; then
 	systemctl --no-reload disable postern-host.path postern-host.service postern-host-firewall.service \
 		>/dev/null 2>&1 || true
-fi
-
-# Without the agent nobody could be let in any more: rather open than locked.
-echo "postern-host: REMOVING THE PROTECTION of this machine: what listens here can be reached again" >&2
-if ! postern-host unprotect --yes >&2; then
-	echo "postern-host: THE PROTECTION MAY STILL BE THERE, with nobody to open a door in it;" >&2
-	echo "postern-host: before you log out: nft delete table inet postern" >&2
 fi

@@ -129,8 +129,8 @@ func TestTheDebianPackagesFromInstallToPurge(t *testing.T) {
 		out := m.run("dpkg", "-r", "postern", "postern-host", "postern-controller")
 		calls := m.calls()
 		stop, open := strings.Index(calls, "systemctl stop"), strings.Index(calls, "postern-host unprotect --yes\n")
-		if stop < 0 || open < stop {
-			t.Errorf("the agent must stop, and then the protection go:\n%s", calls)
+		if open < 0 || stop < open {
+			t.Errorf("the protection must go before the agent, and logins with it, do:\n%s", calls)
 		}
 		if !strings.Contains(out, "REMOVING THE PROTECTION") {
 			t.Errorf("a removal without a word:\n%s", out)
