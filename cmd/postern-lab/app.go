@@ -34,8 +34,10 @@ func app(out io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			{Name: "demo", Usage: "build everything, show every promise, take everything down", Action: demo},
 			{
-				Name: "remote", Usage: "protect a server with ufw and a container on it, from installation to removal",
-				Action: remote, Flags: []cli.Flag{backend()},
+				Name: "remote", Usage: "protect a server with ufw and a container on it, from the package's installation to its purge",
+				Action: remote, Flags: []cli.Flag{backend(), &cli.StringFlag{
+					Name: "package", Usage: "`FILE` of the host agent's .deb (default: the newest in dist)",
+				}},
 			},
 			{
 				Name: "gateway", Usage: "reach a machine behind a host, which nobody else reaches",

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,15 +32,38 @@ func demo(c *cli.Context) error {
 }
 
 func remote(c *cli.Context) error {
-	return show(c, "building a remote server: sshd, a web server, ufw, a container's published port",
+	deb, err := packageOf(c)
+	if err != nil {
+		return err
+	}
+	return show(c, "building a remote server: sshd, a web and a name server, ufw, a container's published ports",
 		func(ctx context.Context, l *lab.Lab) ([]lab.Step, func() (string, error), error) {
 			l.Backend = c.String("backend")
-			r, err := lab.NewRemote(ctx, l)
+			r, err := lab.NewRemote(ctx, l, deb)
 			if err != nil {
 				return nil, nil, err
 			}
 			return r.Steps(), func() (string, error) { return r.Log(), r.Close() }, nil
 		})
+}
+
+// packageOf is the .deb that the command line names, or the newest that was built here.
+func packageOf(c *cli.Context) (string, error) {
+	if deb := c.String("package"); deb != "" {
+		return deb, nil
+	}
+	built, err := filepath.Glob(filepath.Join("dist", "postern-host_*_"+runtime.GOARCH+".deb"))
+	if err != nil || len(built) == 0 {
+		return "", errors.New("no dist/postern-host_*.deb here: run `make packages`, or name a file with --package")
+	}
+	age := func(path string) time.Time {
+		info, err := os.Stat(path)
+		if err != nil {
+			return time.Time{}
+		}
+		return info.ModTime()
+	}
+	return slices.MaxFunc(built, func(a, b string) int { return age(a).Compare(age(b)) }), nil
 }
 
 func gateway(c *cli.Context) error {

@@ -35,6 +35,7 @@ type Lab struct {
 	packets                []net.PacketConn
 	lines                  []*longLine
 	rebinds                int // of NATs, so far
+	roots                  map[string]*root
 }
 
 // Up removes what an earlier lab of the same prefix left, then builds the network.

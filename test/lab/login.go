@@ -78,7 +78,7 @@ func (l *Lab) login(ctx context.Context, who string, args []string) (*Login, err
 // Run runs a line of shell and returns what it printed on both outputs. The error
 // is that of the login, or carries the line's exit code.
 func (s *Login) Run(ctx context.Context, line string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if _, err := fmt.Fprintf(s.in, "{ %s\n} 2>&1; code=$?; echo; echo %s $code\n", line, marker); err != nil {
 		return "", fmt.Errorf("type into the login: %w", err)

@@ -92,9 +92,9 @@ func (o onlookers) Log() string {
 	return strings.Join(logs, "\n")
 }
 
-// Close ends the probing.
+// Close ends the probing. Its error tells of faults that nobody has asked for.
 func (o onlookers) Close() error {
-	var all []error
+	all := []error{o.faults()}
 	for _, w := range o {
 		_, err := w.Close()
 		all = append(all, err)

@@ -50,7 +50,15 @@ func (l *Lab) Run(ctx context.Context, where, program string, args ...string) (s
 
 // RunInput is Run with a standard input.
 func (l *Lab) RunInput(ctx context.Context, in io.Reader, where, program string, args ...string) (string, error) {
-	return l.runCommand(l.command(ctx, program, args...), in, where)
+	return l.runCommand(l.commandAt(ctx, where, program, args...), in, where)
+}
+
+// commandAt is command in the file system of the machine, if it has one of its own.
+func (l *Lab) commandAt(ctx context.Context, where, program string, args ...string) *exec.Cmd {
+	if r := l.roots[where]; r != nil {
+		return r.command(ctx, program, args...)
+	}
+	return l.command(ctx, program, args...)
 }
 
 func (l *Lab) runCommand(cmd *exec.Cmd, in io.Reader, where string) (string, error) {
@@ -68,7 +76,7 @@ func (l *Lab) runCommand(cmd *exec.Cmd, in io.Reader, where string) (string, err
 
 // Start starts a daemon in the namespace, its output in a log in Dir.
 func (l *Lab) Start(where, program string, args ...string) (*Process, error) {
-	return l.start(where, program, l.command(context.Background(), program, args...))
+	return l.start(where, program, l.commandAt(context.Background(), where, program, args...))
 }
 
 // start is Start for a command made by the caller; program names it and its log.

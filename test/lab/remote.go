@@ -19,30 +19,39 @@ var AdminV4 = netip.MustParseAddr("198.51.100.40")
 
 // Ports of the remote server that answer before Postern is there.
 const (
-	webPort       = 80   // a service of the machine's own
-	publishedPort = 8080 // of a container, by DNAT
+	webPort           = 80   // TCP, a service of the machine's own
+	dnsPort           = 53   // UDP, too
+	publishedPort     = 8080 // TCP, of a container, by DNAT
+	publishedDNSPort  = 8053 // UDP, too
+	containersAddress = "172.17.0.2"
+	containersV6      = "fd00:17::2"
 )
 
-// Remote is a server in a data centre as Postern finds it: sshd, a web server, ufw,
-// and a container with a published port, on the machine called host. Its
-// administrator has nothing but ssh.
+// Remote is a server in a data centre as Postern finds it: sshd, a web and a name
+// server, ufw, and a container with published ports, on the machine called host, which
+// has a file system of its own. Its administrator has nothing but ssh.
 type Remote struct {
 	*Lab
+	// Package is the file of the host's .deb, inside the lab's folder.
+	Package string
 
-	watches []*Watch
-	admin   *Login // plain ssh
-	rules   string // of all firewalls, before Postern
+	others onlookers
+	admin  *Login // plain ssh
+	rules  string // of all firewalls, before Postern
 }
 
-// NewRemote sets the server up on a standing lab and begins to probe it.
-func NewRemote(ctx context.Context, l *Lab) (*Remote, error) {
-	r := &Remote{Lab: l}
+// NewRemote sets the server up on a standing lab and begins to probe it. deb is the
+// host agent's Debian package.
+func NewRemote(ctx context.Context, l *Lab, deb string) (*Remote, error) {
+	r := &Remote{Lab: l, Package: l.path(filepath.Base(deb))}
 	for _, s := range []struct {
 		what string
 		do   func(context.Context) error
 	}{
+		{"the package", func(context.Context) error { return copyFile(deb, r.Package) }},
 		{"the administrator's machine", r.addAdmin},
 		{"the container", r.addContainer},
+		{"the server's file system", func(ctx context.Context) error { return l.addRoot(ctx, "host") }},
 		{"sshd", l.startSSHD},
 		{"ufw", r.startUFW},
 		{"the container's rules", r.publish},
@@ -53,53 +62,31 @@ func NewRemote(ctx context.Context, l *Lab) (*Remote, error) {
 			return nil, fmt.Errorf("set up %s: %w", s.what, err)
 		}
 	}
-	ports := []uint16{22, webPort, publishedPort, tunnelPort}
-	for _, probe := range []struct {
-		from  string
-		pairs []netip.Addr
-	}{
-		{"stranger", []netip.Addr{StrangerV4, HostV4, StrangerV6, HostV6}},
-		{"neighbour", []netip.Addr{netip.MustParseAddr("10.7.0.3"), HostV4}},
-	} {
-		w, err := l.Watch(probe.from, ports, probe.pairs...)
-		if err != nil {
-			return nil, errors.Join(err, r.Close())
-		}
-		r.watches = append(r.watches, w)
+	ports := []uint16{22, webPort, dnsPort, publishedPort, publishedDNSPort, tunnelPort}
+	var err error
+	r.others, err = l.onlook(ports, HostV4, HostV6)
+	return r, err
+}
+
+func copyFile(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
 	}
-	return r, nil
+	return os.WriteFile(to, b, 0o600)
 }
 
 // Close ends the probing.
 func (r *Remote) Close() error {
-	var errs []error
+	var err error
 	if r.admin != nil {
-		errs = append(errs, r.admin.Close())
+		err = r.admin.Close()
 	}
-	for _, w := range r.watches {
-		_, err := w.Close()
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return errors.Join(err, r.others.Close())
 }
 
 // Log is what the probing saw, phase by phase.
-func (r *Remote) Log() string {
-	var logs []string
-	for _, w := range r.watches {
-		logs = append(logs, w.Log())
-	}
-	return strings.Join(logs, "\n")
-}
-
-// mark begins a new phase of all watches and returns the ended ones.
-func (r *Remote) mark(name string) []Phase {
-	var ended []Phase
-	for _, w := range r.watches {
-		ended = append(ended, w.Mark(name, anything))
-	}
-	return ended
-}
+func (r *Remote) Log() string { return r.others.Log() }
 
 func (r *Remote) addAdmin(context.Context) error {
 	return r.addMachine(100, link{from: "admin", to: "internet", bridge: "br0",
@@ -110,58 +97,51 @@ func (r *Remote) addAdmin(context.Context) error {
 func (r *Remote) addContainer(context.Context) error {
 	return errors.Join(r.in("host", forwarding),
 		r.addMachine(101, link{from: "container", to: "host", bridge: "docker0",
-			fromAddresses: []string{"172.17.0.2/16"}, toAddresses: []string{"172.17.0.1/16"}, gateway: "172.17.0.1"}))
+			fromAddresses: []string{containersAddress + "/16", containersV6 + "/64"},
+			toAddresses:   []string{"172.17.0.1/16", "fd00:17::1/64"}, gateway: "172.17.0.1"}),
+		r.route("container", netip.MustParsePrefix("::/0"), netip.MustParseAddr("fd00:17::1")))
 }
 
-// startUFW runs the real ufw in the host's namespace, on a copy of its files: ssh
-// and the web server are allowed in, as an administrator would.
+// startUFW runs the real ufw: what answers is allowed in, as an administrator would.
 func (r *Remote) startUFW(ctx context.Context) error {
-	for from, to := range map[string]string{"/etc/ufw": "etc", "/lib/ufw": "lib"} {
-		if err := os.CopyFS(r.path("ufw", to), os.DirFS(from)); err != nil {
-			return fmt.Errorf("copy ufw's files: %w", err)
-		}
-	}
-	lines := "ufw allow 22/tcp && ufw allow 80/tcp && ufw --force enable"
+	lines := "ufw allow 22/tcp && ufw allow 80/tcp && ufw allow 53/udp && ufw --force enable"
 	if r.Backend == "nftables" {
 		// What an nftables table lets in, ufw still drops: postern-host doctor says so.
 		lines = fmt.Sprintf("ufw allow %d/udp && ", tunnelPort) + lines
 	}
-	return r.ufw(ctx, lines)
+	return r.shell(ctx, lines)
 }
 
-// ufw runs lines of shell in which ufw sees its copy.
-func (r *Remote) ufw(ctx context.Context, lines string) error {
-	_, err := r.Run(ctx, "host", "unshare", "-m", "sh", "-ec", fmt.Sprintf(
-		"mount --bind %s /etc/ufw; mount --bind %s /lib/ufw; %s",
-		r.path("ufw", "etc"), r.path("ufw", "lib"), lines))
+// shell runs lines of shell on the server.
+func (r *Remote) shell(ctx context.Context, lines string) error {
+	_, err := r.Run(ctx, "host", "sh", "-ec", lines)
 	return err
 }
 
-// publish lets the world reach the container's port, with rules in the shape of a
+// publish lets the world reach the container's ports, with rules in the shape of a
 // container engine's.
 func (r *Remote) publish(ctx context.Context) error {
-	for _, rule := range []string{
-		"-t nat -N DOCKER",
-		"-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
-		"-t nat -A DOCKER ! -i docker0 -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80",
-		"-t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
-		"-N DOCKER",
-		"-I FORWARD -o docker0 -j DOCKER",
-		"-I FORWARD -i docker0 -j ACCEPT",
-		"-I FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-		"-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp --dport 80 -j ACCEPT",
-	} {
-		if _, err := r.Run(ctx, "host", "iptables", strings.Fields(rule)...); err != nil {
-			return err
-		}
-	}
-	return nil
+	const rules = `PROGRAM -t nat -N DOCKER
+PROGRAM -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+PROGRAM -t nat -A DOCKER ! -i docker0 -p tcp --dport 8080 -j DNAT --to-destination [ADDRESS]:80
+PROGRAM -t nat -A DOCKER ! -i docker0 -p udp --dport 8053 -j DNAT --to-destination [ADDRESS]:53
+PROGRAM -t nat -A POSTROUTING -s ADDRESS ! -o docker0 -j MASQUERADE
+PROGRAM -N DOCKER
+PROGRAM -I FORWARD -o docker0 -j DOCKER
+PROGRAM -I FORWARD -i docker0 -j ACCEPT
+PROGRAM -I FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+PROGRAM -A DOCKER -d ADDRESS ! -i docker0 -o docker0 -p tcp --dport 80 -j ACCEPT
+PROGRAM -A DOCKER -d ADDRESS ! -i docker0 -o docker0 -p udp --dport 53 -j ACCEPT
+`
+	v4 := strings.NewReplacer("PROGRAM", "iptables", "[ADDRESS]", containersAddress, "ADDRESS", containersAddress)
+	v6 := strings.NewReplacer("PROGRAM", "ip6tables", "ADDRESS", containersV6)
+	return r.shell(ctx, v4.Replace(rules)+v6.Replace(rules))
 }
 
 func (r *Remote) startServices(context.Context) error {
 	return errors.Join(r.startSources(),
-		r.Serve("host", fmt.Sprintf("0.0.0.0:%d", webPort), greet),
-		r.Serve("container", "0.0.0.0:80", pour))
+		r.Serve("host", fmt.Sprintf("[::]:%d", webPort), greet), r.ServePackets("host", fmt.Sprintf("[::]:%d", dnsPort)),
+		r.Serve("container", "[::]:80", pour), r.ServePackets("container", "[::]:53"))
 }
 
 // startOutside starts the controller and enrols the administrator's device, on the
@@ -176,10 +156,9 @@ func (r *Remote) startOutside(ctx context.Context) error {
 	return r.enrolClient(ctx, "client")
 }
 
-// agent is a line of shell that runs a command of the agent's on the host.
-func (r *Remote) agent(command string, args ...string) string {
-	return strings.Join(append([]string{filepath.Join(r.Bin, "postern-host"), command,
-		"--config", r.path("host", "host.toml")}, args...), " ")
+// startAgent is what postern-host.path does after an enrolment, and each boot.
+func (r *Remote) startAgent(ctx context.Context) error {
+	return r.startHost(ctx, func() (*Process, error) { return r.startUnit("host", "postern-host.service") })
 }
 
 // ruleset is every firewall's rules on the host, without counters.
@@ -242,57 +221,48 @@ func (r *Remote) setLink(up bool) error {
 // reboot is what a restart of the machine does to it: no process survives, the
 // kernel forgets all rules, and the boot's order brings them back before the link.
 func (r *Remote) reboot(ctx context.Context) error {
-	if err := errors.Join(r.host.Kill(), r.sshd.Kill(), r.setLink(false)); err != nil {
+	if err := errors.Join(r.setLink(false), r.restart(ctx, "host")); err != nil {
 		return err
 	}
-	forget := "nft flush ruleset; for t in filter mangle nat raw; do for c in iptables-legacy ip6tables-legacy; do " +
-		"$c -t $t -F; $c -t $t -X; done; done; " +
+	if err := r.shell(ctx, "nft flush ruleset; for t in filter mangle nat raw; do for c in iptables-legacy ip6tables-legacy; do "+
+		"$c -t $t -F; $c -t $t -X; done; done; "+
 		// The kernel lets go of the sets of deleted rules a moment later.
-		"for i in $(seq 50); do ipset flush; ipset destroy && exit 0; sleep 0.1; done; exit 1"
-	if _, err := r.Run(ctx, "host", "sh", "-c", forget); err != nil {
+		"for i in $(seq 50); do ipset flush; ipset destroy && exit 0; sleep 0.1; done; exit 1"); err != nil {
 		return err
 	}
-	if _, err := r.Run(ctx, "host", "sh", "-c", r.agent("firewall up")); err != nil {
+	// As the packages' tmpfiles.d has it, which comes before.
+	if err := r.shell(ctx, "systemd-tmpfiles --create postern-host.conf"); err != nil {
+		return err
+	}
+	if err := r.runUnit(ctx, "host", "postern-host-firewall.service"); err != nil {
 		return fmt.Errorf("at boot, before the network: %w", err)
 	}
 	if err := r.setLink(true); err != nil {
 		return err
 	}
-	if err := errors.Join(r.ufw(ctx, "ufw --force enable"), r.publish(ctx)); err != nil {
+	if err := errors.Join(r.shell(ctx, "ufw --force enable"), r.publish(ctx)); err != nil {
 		return fmt.Errorf("bring ufw and the container's rules back: %w", err)
 	}
 	if err := r.runSSHD(ctx); err != nil {
 		return err
 	}
-	return r.StartHost(ctx)
+	return r.startAgent(ctx)
 }
 
-// quiet checks that no watch has seen an answer in its present phase, and says how
-// long that was.
-func (r *Remote) quiet(at time.Duration) (string, error) {
-	time.Sleep(at)
-	var seen []string
-	for _, w := range r.watches {
-		p := w.Now()
-		seen = append(seen, w.From+": "+p.String())
-		if p.Answers > 0 {
-			return "", broken("%s got answers: %s", w.From, p)
-		}
-		if p.Probes == 0 {
-			return "", broken("%s sent no probes", w.From)
-		}
-	}
-	return strings.Join(seen, "; "), nil
-}
-
-// answering waits until every watch gets answers from all ports that anybody may reach.
+// answering waits until all get answers from all that anybody may reach.
 func (r *Remote) answering(ctx context.Context, within time.Duration) error {
-	for _, w := range r.watches {
+	v4 := []string{"tcp/22", "tcp/80", "tcp/8080", "udp/53", "udp/8053", "icmp"}
+	v6 := []string{"tcp6/22", "tcp6/80", "tcp6/8080", "udp6/53", "udp6/8053", "icmpv6"}
+	for _, w := range r.others {
+		wanted := v4
+		if w.From == "stranger" {
+			wanted = slices.Concat(v4, v6)
+		}
 		err := Wait(ctx, within, w.From+" to be answered", func() (bool, error) {
 			p := w.Now()
-			for _, want := range []string{"tcp/22", "tcp/80", "tcp/8080", "icmp"} {
+			for _, want := range wanted {
 				if p.Kinds[want] == 0 {
-					return false, errors.New(p.String())
+					return false, fmt.Errorf("no %s: %s", want, p)
 				}
 			}
 			return true, nil

@@ -13,14 +13,18 @@ import (
 )
 
 // Steps are the life of the server with Postern, from the installation to the
-// removal; each leaves it as the next one needs it. All along, the watches probe.
+// removal; each leaves it as the next one needs it. All along, others probe.
 func (r *Remote) Steps() []Step {
 	step := func(name string, run func(context.Context) (string, error)) Step {
-		return Step{name, func(ctx context.Context, _ *Lab) (string, error) { return run(ctx) }}
+		return Step{name, func(ctx context.Context, _ *Lab) (string, error) {
+			evidence, err := run(ctx)
+			seen, fault := r.others.sees(0)
+			return strings.Trim(evidence+"\n"+seen, "\n"), errors.Join(err, fault)
+		}}
 	}
 	return []Step{
-		step("before Postern, ssh, the web server and the container's port answer", r.before),
-		step("enrolled and running, the agent changes nothing", r.install),
+		step("before Postern, all services answer, the container's too", r.before),
+		step("the package installed, the host enrolled: nothing changes yet", r.install),
 		step("a dry run says what would happen, and changes nothing", r.dryRun),
 		step("nobody confirms: the trial ends by itself, the agent killed", r.trialReverts),
 		step("protected: dark at once, the administrator's login lives", r.protect),
@@ -30,6 +34,7 @@ func (r *Remote) Steps() []Step {
 		step("other firewalls reloaded and flushed: still dark", r.othersReloaded),
 		step("a reboot: dark before the network is up, then served again", r.reboots),
 		step("unprotected: what was there before works, nothing of ours is left", r.unprotect),
+		step("protected again, the package purged over a tunnel: the same, no file is left", r.purge),
 	}
 }
 
@@ -44,25 +49,35 @@ func (r *Remote) before(ctx context.Context) (string, error) {
 	if err := r.answering(ctx, 5*time.Second); err != nil {
 		return "", err
 	}
-	return phases(r.mark("not yet protected")), nil
+	r.others.open("not yet protected")
+	return "", nil
 }
 
+// install is the administrator's, over ssh: the package, one setting, the enrolment.
 func (r *Remote) install(ctx context.Context) (string, error) {
 	token, err := r.token(ctx, "--role", "host", "--name", "host1")
 	if err != nil {
 		return "", err
 	}
-	out, err := r.admin.Run(ctx, fmt.Sprintf("echo %s | %s", token, r.agent("enroll", "-")))
-	if err != nil {
-		return "", err
+	var said []string
+	for _, line := range []string{
+		"dpkg -i " + r.Package,
+		fmt.Sprintf(`sed -i 's/^backend = .*/backend = "%s"/' /etc/postern/host.toml && postern-host serve --check`, r.Backend),
+		fmt.Sprintf("echo %s | postern-host enroll -", token),
+	} {
+		out, err := r.admin.Run(ctx, line)
+		if err != nil {
+			return out, err
+		}
+		said = append(said, tail(out, 1))
 	}
-	if err := r.StartHost(ctx); err != nil {
+	if err := r.startAgent(ctx); err != nil {
 		return "", err
 	}
 	if err := r.configure(ctx); err != nil {
 		return "", err
 	}
-	return out, r.unchanged(ctx)
+	return strings.Join(said, "\n"), r.unchanged(ctx)
 }
 
 // unchanged checks that the firewalls are as they were before Postern.
@@ -75,7 +90,8 @@ func (r *Remote) unchanged(ctx context.Context) error {
 }
 
 func (r *Remote) dryRun(ctx context.Context) (string, error) {
-	out, err := r.admin.Run(ctx, r.agent("protect", "--dry-run"))
+	r.others.open("a dry run")
+	out, err := r.admin.Run(ctx, "postern-host protect --dry-run")
 	if err != nil {
 		return "", err
 	}
@@ -89,49 +105,53 @@ func (r *Remote) dryRun(ctx context.Context) (string, error) {
 
 func (r *Remote) trialReverts(ctx context.Context) (string, error) {
 	const trial = 5 * time.Second
-	r.mark("protect is at work")
+	r.others.open("protect is at work")
 	begun := time.Now()
-	if _, err := r.admin.Run(ctx, r.agent("protect", "--yes", "--revert-after", trial.String())); err != nil {
+	if _, err := r.admin.Run(ctx, "postern-host protect --yes --revert-after "+trial.String()); err != nil {
 		return "", err
 	}
 	installed := time.Now()
-	r.mark("on trial")
+	r.others.dark("on trial")
 	if err := r.host.Kill(); err != nil {
-		return "", err
-	}
-	dark, err := r.quiet(time.Until(installed.Add(trial * 6 / 10)))
-	if err != nil {
 		return "", err
 	}
 	if !r.admin.Alive(ctx, 3*time.Second) {
 		return "", broken("the administrator's login is gone")
 	}
-	r.mark("the trial ends")
+	if _, err := r.others.sees(time.Until(installed.Add(trial * 6 / 10))); err != nil {
+		return "", err
+	}
+	r.others.open("the trial ends")
 	if err := r.answering(ctx, 2*trial); err != nil {
 		return "", err
 	}
 	over := time.Since(begun)
+	for _, w := range r.others { // sets of iptables count whole seconds
+		if first := w.Now().First.Sub(begun); first < trial-time.Second {
+			return "", broken("%s was answered %s after the start of a trial of %s", w.From, first, trial)
+		}
+	}
 	if !r.admin.Alive(ctx, 3*time.Second) {
 		return "", broken("the administrator's login is gone after the trial")
 	}
-	r.mark("not protected")
-	if err := r.StartHost(ctx); err != nil {
+	r.others.open("not protected")
+	if err := r.startAgent(ctx); err != nil {
 		return "", err
 	}
-	err = Wait(ctx, 20*time.Second, "the agent to remove the rules of the trial", func() (bool, error) {
-		err := r.unchanged(ctx)
-		return err == nil, err
-	})
-	return fmt.Sprintf("%s; open again %s after the command", dark, over.Round(100*time.Millisecond)), err
+	return fmt.Sprintf("open again %s after the command", over.Round(100*time.Millisecond)),
+		Wait(ctx, 20*time.Second, "the agent to remove the rules of the trial", func() (bool, error) {
+			err := r.unchanged(ctx)
+			return err == nil, err
+		})
 }
 
 func (r *Remote) protect(ctx context.Context) (string, error) {
-	r.mark("protect is at work")
-	out, err := r.admin.Run(ctx, r.agent("protect", "--yes", "--revert-after", "5m"))
+	r.others.open("protect is at work")
+	out, err := r.admin.Run(ctx, "postern-host protect --yes --revert-after 5m")
 	if err != nil {
 		return "", err
 	}
-	r.mark("dark")
+	r.others.dark("protected, not confirmed")
 	if !r.admin.Alive(ctx, 3*time.Second) {
 		return "", broken("the administrator's login is gone")
 	}
@@ -142,12 +162,12 @@ func (r *Remote) protect(ctx context.Context) (string, error) {
 	if err := second.Close(); err != nil {
 		return "", err
 	}
-	seen, err := r.quiet(time.Second)
-	return out + "\n" + seen, err
+	_, err = r.others.sees(time.Second)
+	return out, err
 }
 
 func (r *Remote) confirm(ctx context.Context) (string, error) {
-	if out, err := r.admin.Run(ctx, r.agent("confirm")); err == nil {
+	if out, err := r.admin.Run(ctx, "postern-host confirm"); err == nil {
 		return "", broken("the login that ran protect confirmed: %s", out)
 	}
 	through, err := r.LoginThroughPostern(ctx, "client")
@@ -155,10 +175,11 @@ func (r *Remote) confirm(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("knock in: %w", err)
 	}
 	defer through.Close()
-	out, err := through.Run(ctx, r.agent("confirm"))
+	out, err := through.Run(ctx, "postern-host confirm")
 	if err != nil {
 		return "", err
 	}
+	r.others.dark("confirmed")
 	if !through.Alive(ctx, 3*time.Second) {
 		return "", broken("the login through the tunnel is gone")
 	}
@@ -168,8 +189,7 @@ func (r *Remote) confirm(ctx context.Context) (string, error) {
 	if _, err := r.Run(ctx, "admin", "ssh", r.plainSSH(HostV4, "true")...); err == nil {
 		return "", broken("plain ssh still gets in from the administrator's address")
 	}
-	seen, err := r.quiet(0)
-	return out + "\n" + seen, err
+	return out, nil
 }
 
 // direct opens the container's published port to the client for a while, and
@@ -183,6 +203,7 @@ func (r *Remote) direct(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
+	r.others.shared("the container's port is the client's", webOfContainer)
 	forward, err := r.Connect(ctx, "client", "web")
 	if err != nil {
 		return "", err
@@ -196,26 +217,23 @@ func (r *Remote) direct(ctx context.Context) (string, error) {
 	if _, err := io.ReadFull(conn, make([]byte, 1<<20)); err != nil {
 		return "", fmt.Errorf("read from the container through postern connect: %w", err)
 	}
-	last := make(chan time.Time, 1)
-	go func() { // ends when the connection is cut
-		_, at := drain(conn, 2*time.Second)
-		last <- at
-	}()
+	last := drained(conn)
 	ordered := time.Now()
 	if err := r.endServiceSessions(ctx, "web"); err != nil {
 		return "", err
 	}
+	r.others.dark("taken back")
 	took := (<-last).Sub(ordered)
 	if took > time.Second {
 		return "", broken("bytes came until %s after the revocation", took)
 	}
-	seen, err := r.strangerQuiet()
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("revoked in mid-transfer: last byte %s after the command was started; %s",
-		took.Round(time.Millisecond), seen), nil
+	return fmt.Sprintf("revoked in mid-transfer: last byte %s after the command was started",
+		took.Round(time.Millisecond)), nil
 }
+
+// webOfContainer is what a pinhole for an address lets everybody see who has that
+// address: the client's neighbour, behind the same NAT.
+const webOfContainer = "tcp/8080"
 
 // dialDirect knocks for the container's port and reads the first bytes from it.
 func (r *Remote) dialDirect(ctx context.Context, length string) (conn net.Conn, err error) {
@@ -255,6 +273,7 @@ func (r *Remote) endServiceSessions(ctx context.Context, service string) error {
 
 func (r *Remote) agentKilled(ctx context.Context) (string, error) {
 	const length = 4 * time.Second
+	r.others.shared("the container's port is the client's, the agent is killed", webOfContainer)
 	begun := time.Now()
 	conn, err := r.dialDirect(ctx, length.String())
 	if err != nil {
@@ -272,72 +291,47 @@ func (r *Remote) agentKilled(ctx context.Context) (string, error) {
 	case took > length+time.Second:
 		return "", broken("the flow lived %s, granted were %s", took, length)
 	}
-	seen, err := r.strangerQuiet()
-	if err != nil {
-		return "", err
-	}
-	if err := r.StartHost(ctx); err != nil {
-		return "", err
-	}
-	out, err := r.SSH(ctx, "client", "echo back")
-	if err == nil && strings.TrimSpace(out) != "back" {
-		err = broken("ssh printed %q", out)
-	}
-	return fmt.Sprintf("%s granted: the kernel ended the flow after %s; %s", length,
-		took.Round(10*time.Millisecond), seen), err
-}
-
-// strangerQuiet is quiet for the stranger alone: behind the client's NAT, an
-// address is shared.
-func (r *Remote) strangerQuiet() (string, error) {
-	for _, w := range r.watches {
-		if p := w.Now(); w.From == "stranger" {
-			if p.Answers > 0 || p.Probes == 0 {
-				return "", broken("the stranger: %s; the first: %s", p, p.Wrong)
-			}
-			return "the stranger: " + p.String(), nil
+	for _, w := range r.others {
+		if p := w.Now(); p.Last.Sub(begun) > length+time.Second {
+			return "", broken("%s was answered %s after the knock for %s: %s", w.From, p.Last.Sub(begun), length, p)
 		}
 	}
-	return "", broken("there is no stranger")
+	r.others.dark("the agent is dead, then starts")
+	if err := r.startAgent(ctx); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s granted: the kernel ended the flow after %s", length, took.Round(10*time.Millisecond)),
+		r.served(ctx)
+}
+
+// served waits until ssh works through the tunnel. What lets the tunnel through another
+// firewall may be gone for a while; the agent puts it back when it next looks.
+func (r *Remote) served(ctx context.Context) error {
+	return Wait(ctx, 20*time.Second, "ssh to work", func() (bool, error) {
+		out, err := r.SSH(ctx, "client", "echo in")
+		return strings.TrimSpace(out) == "in", err
+	})
 }
 
 func (r *Remote) othersReloaded(ctx context.Context) (string, error) {
-	r.mark("others are reloaded")
-	if err := r.ufw(ctx, "ufw reload"); err != nil {
-		return "", err
+	r.others.dark("others are reloaded and flushed")
+	for _, line := range []string{
+		"ufw reload",
+		"for c in iptables ip6tables; do $c -P INPUT ACCEPT; $c -P FORWARD ACCEPT; $c -F; done",
+	} {
+		if err := r.shell(ctx, line); err != nil {
+			return "", err
+		}
 	}
-	if _, err := r.Run(ctx, "host", "sh", "-c", "iptables -P INPUT ACCEPT; iptables -P FORWARD ACCEPT; iptables -F"); err != nil {
-		return "", err
-	}
-	seen, err := r.quiet(500 * time.Millisecond)
-	if err != nil {
-		return "", err
-	}
-	// What lets the tunnel through another firewall may have gone with it; the agent
-	// puts it back when it next looks.
-	err = Wait(ctx, 20*time.Second, "ssh to work again", func() (bool, error) {
-		out, err := r.SSH(ctx, "client", "echo in")
-		return strings.TrimSpace(out) == "in", err
-	})
-	return seen, err
+	return "", r.served(ctx)
 }
 
 func (r *Remote) reboots(ctx context.Context) (string, error) {
-	r.mark("reboot")
+	r.others.dark("reboot")
 	if err := r.reboot(ctx); err != nil {
 		return "", err
 	}
-	seen, err := r.quiet(500 * time.Millisecond)
-	if err != nil {
-		return "", err
-	}
-	// What lets the tunnel through another firewall may have gone with it; the agent
-	// puts it back when it next looks.
-	err = Wait(ctx, 20*time.Second, "ssh to work again", func() (bool, error) {
-		out, err := r.SSH(ctx, "client", "echo in")
-		return strings.TrimSpace(out) == "in", err
-	})
-	return seen, err
+	return "", r.served(ctx)
 }
 
 func (r *Remote) unprotect(ctx context.Context) (string, error) {
@@ -346,31 +340,81 @@ func (r *Remote) unprotect(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer through.Close()
-	seen := phases(r.mark("unprotect is at work"))
-	out, err := through.Run(ctx, r.agent("unprotect", "--yes"))
+	r.others.open("unprotect is at work")
+	out, err := through.Run(ctx, "postern-host unprotect --yes")
 	if err != nil {
 		return "", err
 	}
-	r.mark("not protected any more")
+	return out, r.openAgain(ctx)
+}
+
+// openAgain checks that the server is what it was before Postern.
+func (r *Remote) openAgain(ctx context.Context) error {
+	r.others.open("not protected any more")
 	if err := r.answering(ctx, 5*time.Second); err != nil {
-		return "", err
+		return err
 	}
 	login, err := r.Login(ctx, "admin", HostV4)
 	if err != nil {
-		return "", fmt.Errorf("plain ssh after unprotect: %w", err)
+		return fmt.Errorf("plain ssh: %w", err)
 	}
-	if err := login.Close(); err != nil {
-		return "", err
-	}
-	return out + "\n" + seen, r.unchanged(ctx)
+	return errors.Join(login.Close(), r.unchanged(ctx))
 }
 
-func phases(all []Phase) string {
-	var lines []string
-	for _, p := range all {
-		lines = append(lines, p.String())
+// purge removes the package over a login that ends when the agent does.
+func (r *Remote) purge(ctx context.Context) (string, error) {
+	r.others.open("protect is at work")
+	if err := r.shell(ctx, "postern-host protect --now --yes"); err != nil { // at the console
+		return "", err
 	}
-	return strings.Join(lines, "; ")
+	r.others.dark("protected at once")
+	if err := r.served(ctx); err != nil {
+		return "", err
+	}
+	login, err := r.LoginThroughPostern(ctx, "client")
+	if err != nil {
+		return "", err
+	}
+	defer login.Close()
+	if err := r.stopsAgent(ctx); err != nil {
+		return "", err
+	}
+	r.others.open("the package is purged")
+	if out, err := login.Run(ctx, "dpkg -P postern-host"); err == nil {
+		return out, errors.New("the login through the tunnel outlives the agent")
+	}
+	if err := r.openAgain(ctx); err != nil {
+		return "", err
+	}
+	plain, err := r.Login(ctx, "admin", HostV4)
+	if err != nil {
+		return "", err
+	}
+	defer plain.Close()
+	err = Wait(ctx, 20*time.Second, "dpkg to do what the end of the login left", func() (bool, error) {
+		_, err := plain.Run(ctx, "dpkg -P postern-host") // the first one may still have its lock
+		return err == nil, err
+	})
+	if err != nil {
+		return "", err
+	}
+	left, err := r.Run(ctx, "host", "sh", "-c", "ls -d /usr/bin/postern-host /etc/postern /var/lib/postern-host 2>/dev/null || true")
+	if err == nil && left != "" {
+		err = broken("left behind:\n%s", left)
+	}
+	return "the login went with the agent, after the rules", errors.Join(err, r.unchanged(ctx))
+}
+
+// stopsAgent puts a systemctl in place that stops the agent, as systemd's does, and
+// else does nothing.
+func (r *Remote) stopsAgent(ctx context.Context) error {
+	return r.shell(ctx, fmt.Sprintf(`mkdir -p /run/systemd/system; rm /usr/bin/systemctl
+cat >/usr/bin/systemctl <<'END'
+#!/bin/sh
+[ "$1" = stop ] || exit 0
+kill %[1]d; while kill -0 %[1]d 2>/dev/null; do sleep 0.05; done
+END
+chmod 755 /usr/bin/systemctl`, r.host.cmd.Process.Pid))
 }
 
 // difference lists the lines that only one of two texts has.

@@ -177,10 +177,15 @@ func (l *Lab) protectHost(ctx context.Context) error {
 
 // StartHost starts the host's agent and waits until the controller sees it.
 func (l *Lab) StartHost(ctx context.Context) error {
+	return l.startHost(ctx, func() (*Process, error) {
+		return l.Start("host", "postern-host", "serve", "--config", l.path("host", "host.toml"))
+	})
+}
+
+func (l *Lab) startHost(ctx context.Context, start func() (*Process, error)) error {
 	var err error
 	begun := time.Now()
-	l.host, err = l.Start("host", "postern-host", "serve", "--config", l.path("host", "host.toml"))
-	if err != nil {
+	if l.host, err = start(); err != nil {
 		return err
 	}
 	return Wait(ctx, 15*time.Second, "the host to be online", func() (bool, error) {
