@@ -35,6 +35,7 @@ type Lab struct {
 	packets                []net.PacketConn
 	lines                  []*longLine
 	rebinds                int // of NATs, so far
+	clients                int // of AddClient, so far
 	roots                  map[string]*root
 }
 
