@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -55,25 +54,6 @@ func pour(conn net.Conn) {
 			return
 		}
 	}
-}
-
-// echo sends back what comes, to its end.
-func echo(conn net.Conn) {
-	defer conn.Close()
-	if _, err := io.Copy(conn, conn); err == nil {
-		_ = conn.(*net.TCPConn).CloseWrite()
-	}
-}
-
-// Echoes reports whether a datagram comes back as it was within a moment.
-func Echoes(conn net.Conn, datagram []byte) bool {
-	if _, err := conn.Write(datagram); err != nil {
-		return false
-	}
-	_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-	b := make([]byte, len(datagram)+1)
-	n, err := conn.Read(b)
-	return err == nil && bytes.Equal(b[:n], datagram)
 }
 
 // drain reads from conn until nothing has come for a while, and returns how much

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"os"
 	"time"
 )
 
@@ -89,21 +86,15 @@ func (d *Direct) offered(ctx context.Context, transport, binding string,
 	return seen, errors.Join(err, fault)
 }
 
-// useTCP carries bytes both ways, and has the session revoked under a second connection.
+// useTCP carries bytes both ways, and has the session revoked under the connection.
 func (d *Direct) useTCP(ctx context.Context, f *Forward) error {
 	conn, err := f.Dial()
 	if err != nil {
 		return err
 	}
-	if err := carries(conn, 4<<20); err != nil {
-		return err
-	}
-	if conn, err = f.Dial(); err != nil {
-		return err
-	}
 	defer conn.Close()
-	if err := answers(conn); err != nil {
-		return fmt.Errorf("before the revocation: %w", err)
+	if err := exchange(conn, 4<<20); err != nil {
+		return err
 	}
 	if _, err := d.others.sees(300 * time.Millisecond); err != nil {
 		return err
@@ -111,23 +102,10 @@ func (d *Direct) useTCP(ctx context.Context, f *Forward) error {
 	if err := d.endSessions(ctx); err != nil {
 		return err
 	}
-	if err := answers(conn); err == nil {
+	if err := answers(conn, time.Second); err == nil {
 		return broken("the connection lives on after the revocation")
 	}
 	return nil
-}
-
-// answers sends one byte to an echo and waits a moment for it.
-func answers(conn net.Conn) error {
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := conn.Write([]byte{'x'}); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(conn, make([]byte, 1))
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = errors.New("no answer")
-	}
-	return err
 }
 
 func (d *Direct) useUDP(ctx context.Context, f *Forward) error {

@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -179,30 +176,6 @@ func (g *Gateway) carriesTCP(ctx context.Context) (evidence string, err error) {
 	return fmt.Sprintf("%d bytes to it and back, over IPv4 and over IPv6 behind the host", size), nil
 }
 
-// carries sends random bytes over a connection to an echo, ends its own direction, and
-// checks that the same come back, and then the end. It closes the connection.
-func carries(conn net.Conn, size int) error {
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	sent := make([]byte, size)
-	for i := range sent {
-		sent[i] = byte(rand.Uint32())
-	}
-	writing := make(chan error, 1)
-	go func() { // ends with the connection
-		_, err := conn.Write(sent)
-		writing <- errors.Join(err, conn.(interface{ CloseWrite() error }).CloseWrite())
-	}()
-	came, err := io.ReadAll(conn)
-	if err := errors.Join(err, <-writing); err != nil {
-		return fmt.Errorf("%d of %d bytes came back: %w", len(came), size, err)
-	}
-	if !bytes.Equal(came, sent) {
-		return broken("%d bytes came back for %d, and not the same", len(came), size)
-	}
-	return nil
-}
-
 func (g *Gateway) carriesUDP(ctx context.Context) (evidence string, err error) {
 	forward, err := g.Connect(ctx, "client", "echo-udp")
 	if err != nil {
@@ -238,18 +211,14 @@ func (g *Gateway) revoked(ctx context.Context) (evidence string, err error) {
 		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := conn.Write([]byte("x")); err != nil {
-		return "", err
-	}
-	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+	if err := answers(conn, 5*time.Second); err != nil {
 		return "", fmt.Errorf("before the revocation: %w", err)
 	}
 	if err := g.endSessions(ctx); err != nil {
 		return "", err
 	}
-	if n, err := conn.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
-		return "", broken("the connection lives on: %d bytes, %v", n, err)
+	if err := answers(conn, time.Second); err == nil {
+		return "", broken("the connection lives on")
 	}
 	return "the open connection ended", nil
 }
