@@ -49,7 +49,7 @@ func NewRemote(ctx context.Context, l *Lab, deb string) (*Remote, error) {
 		do   func(context.Context) error
 	}{
 		{"the package", func(context.Context) error { return copyFile(deb, r.Package) }},
-		{"the administrator's machine", r.addAdmin},
+		{"the administrator's machine", func(context.Context) error { return l.addAdmin() }},
 		{"the container", r.addContainer},
 		{"the server's file system", func(ctx context.Context) error { return l.addRoot(ctx, "host") }},
 		{"sshd", l.startSSHD},
@@ -88,8 +88,9 @@ func (r *Remote) Close() error {
 // Log is what the probing saw, phase by phase.
 func (r *Remote) Log() string { return r.others.Log() }
 
-func (r *Remote) addAdmin(context.Context) error {
-	return r.addMachine(100, link{from: "admin", to: "internet", bridge: "br0",
+// addAdmin adds the administrator's machine, which is enrolled nowhere.
+func (l *Lab) addAdmin() error {
+	return l.addMachine(100, link{from: "admin", to: "internet", bridge: "br0",
 		fromAddresses: []string{AdminV4.String() + "/24"}})
 }
 

@@ -360,7 +360,7 @@ func (r *Roam) PathChanges() []Change {
 					return err
 				}
 				begin()
-				return errors.Join(r.move(), r.runController(ctx))
+				return errors.Join(r.move(), r.StartController(ctx))
 			}},
 	}
 }
@@ -378,7 +378,7 @@ func (r *Roam) Interruptions() []Change {
 				if err := r.controller.Kill(); err != nil {
 					return err
 				}
-				return r.runController(ctx)
+				return r.StartController(ctx)
 			}},
 		{Name: "the host's agent is killed and started again", Limit: 10 * time.Second, Breaks: true,
 			make: func(ctx context.Context, begin func()) error {

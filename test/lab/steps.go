@@ -306,7 +306,7 @@ func controllerRestarts(ctx context.Context, l *Lab) (evidence string, err error
 		return "", fmt.Errorf("with the controller dead: %w", err)
 	}
 	begun := time.Now()
-	if err := l.runController(ctx); err != nil {
+	if err := l.StartController(ctx); err != nil {
 		return "", err
 	}
 	answers, err := l.send("stranger", netip.AddrPortFrom(ControllerV4, knockPort), knocks)

@@ -119,11 +119,11 @@ func (l *Lab) startController(ctx context.Context) error {
 	if _, err := l.Admin(ctx, "init"); err != nil {
 		return err
 	}
-	return l.runController(ctx)
+	return l.StartController(ctx)
 }
 
-// runController starts the daemon on the state that is there.
-func (l *Lab) runController(ctx context.Context) error {
+// StartController starts the daemon on the state that is there.
+func (l *Lab) StartController(ctx context.Context) error {
 	var err error
 	l.controller, err = l.Start("controller", "postern-controller",
 		"--config", l.path("controller", "controller.toml"), "serve")
