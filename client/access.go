@@ -62,6 +62,7 @@ type Access struct {
 	turn   chan struct{} // holds one token: who has it may knock and dial
 	signal chan struct{} // wakes the renewer; holds at most one
 	close  sync.Once
+	flows  flows // of a UDP service
 
 	// mu guards what follows.
 	mu struct {

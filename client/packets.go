@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// peerIdle is the silence after which a local peer's flow is given up.
-	peerIdle = 2 * time.Minute
 	// peerQueue is how many datagrams of a local peer wait for its flow to open.
 	peerQueue = 64
 	// maxFaults bounds the errors in a row that one local socket's reader bears.
@@ -35,39 +33,38 @@ func (a *Access) DialPacket(ctx context.Context) (net.Conn, error) {
 		if conn == nil {
 			return a.dialDirectPacket(ctx)
 		}
-		a.use(1)
-		flow, err := conn.OpenFlow(ctx)
+		flow, err := a.openFlow(ctx, conn)
 		if err == nil {
-			return &packetConn{Conn: flow, release: func() { a.use(-1) }}, nil
+			return flow, nil
 		}
-		a.use(-1)
 		if over := a.over(err); over != nil {
 			return nil, over
 		}
 		if ctx.Err() != nil || try == 2 || errors.Is(err, tunnel.ErrUnreachable) {
 			return nil, err
 		}
-		a.drop(conn, err)
+		if !errors.Is(err, tunnel.ErrBusy) {
+			a.drop(conn, err)
+		} else if !a.flows.evict() {
+			return nil, err
+		}
 	}
 }
 
-// packetConn gives back what it used, once.
-type packetConn struct {
-	net.Conn
-	release func()
-	once    sync.Once
-}
-
-// also has more done when the flow is closed.
-func (c *packetConn) also(f func()) {
-	release := c.release
-	c.release = func() { release(); f() }
-}
-
-// Close implements [net.Conn].
-func (c *packetConn) Close() error {
-	defer c.once.Do(c.release)
-	return c.Conn.Close()
+// openFlow opens a flow in the tunnel. An older one may end for it.
+func (a *Access) openFlow(ctx context.Context, conn *tunnel.Conn) (net.Conn, error) {
+	c := &packetConn{usage: newUsage()}
+	c.release = func() { a.flows.remove(c); a.use(-1) }
+	a.use(1)
+	a.flows.reserve(c)
+	flow, err := conn.OpenFlow(ctx)
+	if err != nil {
+		c.release()
+		return nil, err
+	}
+	c.Conn = flow
+	a.flows.opened(c)
+	return c, nil
 }
 
 // dialDirectPacket knocks from the socket that speaks to the service.
@@ -82,7 +79,7 @@ func (a *Access) dialDirectPacket(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("connect to %s: %w", a.Service, err)
 	}
 	a.use(1)
-	return &packetConn{Conn: conn, release: func() { a.use(-1) }}, nil
+	return &packetConn{Conn: conn, usage: newUsage(), release: func() { a.use(-1) }}, nil
 }
 
 // ListenPacket is [Listen] for a UDP service.
@@ -214,7 +211,8 @@ func (p *peers) serve(ctx context.Context, from netip.AddrPort, queue <-chan []b
 			}
 		}
 	})
-	idle := time.NewTimer(peerIdle)
+	used := newUsage()
+	idle := time.NewTimer(used.left())
 	defer idle.Stop()
 	for {
 		select {
@@ -223,11 +221,13 @@ func (p *peers) serve(ctx context.Context, from netip.AddrPort, queue <-chan []b
 		case <-idle.C:
 			return
 		case <-heard:
+			used.heard()
 		case b := <-queue:
+			used.sent()
 			if _, err := flow.Write(b); err != nil && ctx.Err() != nil {
 				return
 			}
 		}
-		idle.Reset(peerIdle)
+		idle.Reset(used.left())
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-sdp/postern/client"
 	"github.com/postern-sdp/postern/internal/testkit"
+	"github.com/postern-sdp/postern/spa"
 )
 
 // packetEcho is a UDP service that answers with what it got and who asked.
@@ -99,5 +100,55 @@ func TestAServiceIsDialledByWhatItSpeaks(t *testing.T) {
 	h.SetPacketTarget(packetEcho(t))
 	if _, err := d.Dial(t.Context(), "dns"); !errors.Is(err, client.ErrNotTCP) {
 		t.Errorf("a UDP service dialled for a stream: %v, want %v", err, client.ErrNotTCP)
+	}
+}
+
+// Every question of a resolver's comes from a new port, and is a flow until it has been
+// silent for a while.
+func TestAThousandQuestionsInARowEndNothingElse(t *testing.T) {
+	testkit.NoLeak(t)
+	device, c, h := enrolled(t)
+	var seen events
+	d := dialer(t, device, client.DialerConfig{Notify: func(_ string, e client.Event) { seen.add(e) }})
+	stream := dialService(t, d)
+	h.SetPacketTarget(packetEcho(t))
+	l, err := client.ListenPacket(t.Context(), "127.0.0.1:0", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- client.ForwardPackets(ctx, l, func(ctx context.Context) (net.Conn, error) {
+			return d.DialPacket(ctx, "dns")
+		}, func(err error) { t.Error(err) })
+	}()
+	from := func() net.Conn {
+		conn, err := net.Dial("udp", l.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	long := from()
+	defer long.Close()
+	first := question(t, long, "long")
+	for i := range 1000 {
+		conn := from()
+		question(t, conn, "who is it?")
+		conn.Close()
+		if i%100 == 0 {
+			if again := question(t, long, "long"); again != first {
+				t.Fatalf("the flow that lasts began anew: %q, then %q", first, again)
+			}
+		}
+	}
+	echoes(t, stream, "and the stream goes on")
+	if lost := seen.count(client.EventLost); lost != 0 || c.Count(spa.KindAccess) != 2 {
+		t.Errorf("%d tunnels lost, %d knocks; want none, and one for each service", lost, c.Count(spa.KindAccess))
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
