@@ -230,25 +230,22 @@ func (a *Access) take(ctx context.Context) error {
 // connect returns the tunnel, a new one when there is none that lives. A service
 // that is reached directly has none; its session is there then.
 func (a *Access) connect(ctx context.Context) (*tunnel.Conn, error) {
+	if conn, ok := a.connected(); ok { // whoever knocks meanwhile
+		return conn, nil
+	}
 	if err := a.take(ctx); err != nil {
 		return nil, err
 	}
 	defer func() { a.turn <- struct{}{} }()
-	a.mu.Lock()
-	conn := a.mu.conn
-	a.mu.Unlock()
-	if conn != nil && conn.Err() == nil {
+	if conn, ok := a.connected(); ok {
 		return conn, nil
-	}
-	if g := a.Granted(); g.direct() && g.left() > time.Second && a.directWorks() {
-		return nil, nil
 	}
 	// What Close ends is ended here too.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(a.life, func() { cancel(a.Err()) })
 	defer stop()
-	if err := a.client.refresh(ctx); err != nil {
+	if err := a.refresh(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.admission(ctx); err != nil {
@@ -270,6 +267,40 @@ func (a *Access) connect(ctx context.Context) (*tunnel.Conn, error) {
 	a.mu.Unlock()
 	a.group.Go(func() { a.watch(conn) })
 	return conn, nil
+}
+
+// connected returns the tunnel, and whether there is one that lives, or none is needed.
+func (a *Access) connected() (*tunnel.Conn, bool) {
+	a.mu.Lock()
+	conn, g, works := a.mu.conn, a.mu.granted, a.mu.works
+	a.mu.Unlock()
+	if a.Err() != nil {
+		return nil, false
+	}
+	if conn != nil {
+		return conn, conn.Err() == nil
+	}
+	return nil, works && g.direct() && g.left() > time.Second
+}
+
+// refresh renews the device's certificate when that is due, but waits for it only when
+// there is no other way: the control port may be blocked where the host's is not.
+func (a *Access) refresh(ctx context.Context) error {
+	c := a.client
+	now := c.now()
+	if !c.identity.RenewDue(now) {
+		return nil
+	}
+	if now.Add(tunnel.DefaultDialTimeout).After(c.identity.Leaf().NotAfter) {
+		return c.refresh(ctx)
+	}
+	if c.renewing.CompareAndSwap(false, true) {
+		a.group.Go(func() {
+			defer c.renewing.Store(false)
+			_ = c.refresh(a.life) // a third of its life is there for other tries
+		})
+	}
+	return nil
 }
 
 // admission sees to it that there is a session that a tunnel can be dialled for:

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-sdp/postern/internal/control"
@@ -19,6 +20,7 @@ type Client struct {
 	identity *control.Enrolled
 	timeout  time.Duration // of a knock; 0 is the default
 	network  netchange.Hub
+	renewing atomic.Bool // the certificate, in the background
 }
 
 // Option changes how a Client works.

@@ -54,12 +54,6 @@ func (c *Client) announce(g Granted) error {
 	return nil
 }
 
-func (a *Access) directWorks() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.mu.works
-}
-
 func (a *Access) setDirect(works bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

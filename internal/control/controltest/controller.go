@@ -33,6 +33,7 @@ type Controller struct {
 	mu          sync.Mutex // guards what follows
 	Skew        time.Duration
 	Lose        int           // valid knocks to take and not answer
+	LoseControl bool          // do so with all knocks for the control port
 	Delay       time.Duration // before each answer
 	Deny        *spa.Denial   // to access knocks
 	Session     time.Duration // length of sessions; default 1 h
@@ -219,6 +220,7 @@ func (c *Controller) answerKnocks() {
 		if lost {
 			c.Lose--
 		}
+		lost = lost || c.LoseControl && accepted.Request.Kind == spa.KindControl
 		c.mu.Unlock()
 		if lost {
 			continue
