@@ -72,6 +72,7 @@ type Access struct {
 		conn    *tunnel.Conn
 		inUse   int  // open streams
 		works   bool // a direct service was reached since the last knock, as far as is known
+		alone   bool // the one connection of a direct service with binding exact is there
 	}
 }
 

@@ -32,6 +32,7 @@ var (
 	ErrClosed       = errors.New("the access is closed")
 	ErrCertificate  = errors.New("this device's certificate has expired and could not be renewed")
 	ErrRole         = errors.New("the identity is not a client's")
+	ErrOneAtATime   = errors.New("the service is direct with binding exact, which lets in one connection of a session at a time")
 	ErrPublicListen = errors.New("the address is not of the loopback interface: others could use your session")
 )
 

@@ -93,11 +93,11 @@ type flows struct {
 	open map[*packetConn]net.Conn // nil for one that is about to be opened
 }
 
-// reserve makes room for c.
-func (f *flows) reserve(c *packetConn) {
+// reserve makes room for c among as many as limit.
+func (f *flows) reserve(c *packetConn, limit int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.open) >= maxFlows {
+	if len(f.open) >= limit {
 		f.evictLocked()
 	}
 	if f.open == nil {

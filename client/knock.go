@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type Granted struct {
 	Deadline time.Time // on this machine's clock
 	Host     key.ID
 	grant    *spa.Grant
+	by       netip.Addr // the controller's address that answered
 }
 
 // Addresses returns where the service's host is.
@@ -81,7 +83,7 @@ func (c *Client) knock(ctx context.Context, service string, renew key.ID, length
 	used <- g.Session
 	return Granted{
 		Service: service, Session: g.Session, Host: g.Host, grant: g,
-		Deadline: g.Deadline.Round(0).Add(-answer.Offset),
+		Deadline: g.Deadline.Round(0).Add(-answer.Offset), by: answer.Server.Addr(),
 	}, nil
 }
 

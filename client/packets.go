@@ -31,7 +31,7 @@ func (a *Access) DialPacket(ctx context.Context) (net.Conn, error) {
 			return nil, err
 		}
 		if conn == nil {
-			return a.dialDirectPacket(ctx)
+			return a.dialDirectPacket()
 		}
 		flow, err := a.openFlow(ctx, conn)
 		if err == nil {
@@ -56,7 +56,7 @@ func (a *Access) openFlow(ctx context.Context, conn *tunnel.Conn) (net.Conn, err
 	c := &packetConn{usage: newUsage()}
 	c.release = func() { a.flows.remove(c); a.use(-1) }
 	a.use(1)
-	a.flows.reserve(c)
+	a.flows.reserve(c, maxFlows)
 	flow, err := conn.OpenFlow(ctx)
 	if err != nil {
 		c.release()
@@ -65,21 +65,6 @@ func (a *Access) openFlow(ctx context.Context, conn *tunnel.Conn) (net.Conn, err
 	c.Conn = flow
 	a.flows.opened(c)
 	return c, nil
-}
-
-// dialDirectPacket knocks from the socket that speaks to the service.
-func (a *Access) dialDirectPacket(ctx context.Context) (net.Conn, error) {
-	g := a.Granted()
-	if err := a.client.announce(g); err != nil {
-		return nil, err
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "udp", g.grant.Addresses[0].String())
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", a.Service, err)
-	}
-	a.use(1)
-	return &packetConn{Conn: conn, usage: newUsage(), release: func() { a.use(-1) }}, nil
 }
 
 // ListenPacket is [Listen] for a UDP service.

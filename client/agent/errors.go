@@ -35,6 +35,7 @@ func kinds() []kind {
 		{"host-silent", client.ErrHostSilent}, {"unreachable", client.ErrUnreachable},
 		{"refused", tunnel.ErrDenied}, {"other-end", client.ErrOtherEnd}, {"not-tcp", client.ErrNotTCP},
 		{"not-udp", client.ErrNotUDP}, {"lost", client.ErrLost}, {"closed", client.ErrClosed},
+		{"one-at-a-time", client.ErrOneAtATime},
 		{"retired", errRetired}, {"version", errVersion},
 	}
 }

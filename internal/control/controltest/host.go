@@ -31,7 +31,9 @@ type Host struct {
 
 	mu     sync.Mutex // guards what follows
 	target string     // of the one service
-	udp    bool       // it is a UDP service
+	access control.Access
+	direct []netip.AddrPort // told for a direct service
+	bound  netip.AddrPort   // where the last host knock came from
 	secret map[key.ID]key.HostKnock
 	past   map[key.ID]key.HostKnock // secrets of all sessions ever
 	timers map[key.ID]*time.Timer
@@ -68,7 +70,22 @@ func (h *Host) SetTarget(target string) {
 func (h *Host) SetPacketTarget(target string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.target, h.udp = target, true
+	h.target, h.access.Transport = target, control.TransportUDP
+}
+
+// SetDirect has the service at these addresses, and reached without a tunnel.
+func (h *Host) SetDirect(access control.Access, at ...netip.AddrPort) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	access.Mode = control.ModeDirect
+	h.access, h.direct = access, at
+}
+
+// Bound is where the last host knock came from: what a direct service is open to.
+func (h *Host) Bound() netip.AddrPort {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.bound
 }
 
 // Start begins to serve, at the same port as before.
@@ -81,6 +98,9 @@ func (h *Host) Start() {
 		<-ready
 		session, reason := receiver.Receive(datagram, h.controller.Now())
 		if reason == spa.ReasonOK {
+			h.mu.Lock()
+			h.bound = source
+			h.mu.Unlock()
 			gate.Admit(source, session)
 		}
 		return reason == spa.ReasonOK
@@ -184,14 +204,14 @@ func (h *Host) open(session key.ID, length time.Duration) *spa.Grant {
 		timer.Stop()
 	}
 	h.timers[session] = time.AfterFunc(length, func() { h.End(session, tunnel.ReasonExpired) })
-	access := control.Access{}
-	if h.udp {
-		access.Transport = control.TransportUDP
-	}
-	return &spa.Grant{
-		Flags: access.Flags(), Session: session, Knock: secret, Host: h.ID, Pin: control.PublicKeyPin(h.certificate.Leaf),
+	g := &spa.Grant{
+		Flags: h.access.Flags(), Session: session, Knock: secret, Host: h.ID, Pin: control.PublicKeyPin(h.certificate.Leaf),
 		Addresses: []netip.AddrPort{h.address},
 	}
+	if h.access.Mode == control.ModeDirect {
+		g.Addresses, g.KnockPort = h.direct, h.address.Port()
+	}
+	return g
 }
 
 // ForgetDeadlines has sessions live on at the host when their time is over.
