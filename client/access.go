@@ -63,6 +63,7 @@ type Access struct {
 	signal chan struct{} // wakes the renewer; holds at most one
 	close  sync.Once
 	flows  flows // of a UDP service
+	hold   hold  // what came of the last knock, if nothing
 
 	// mu guards what follows.
 	mu struct {
@@ -241,6 +242,18 @@ func (a *Access) connect(ctx context.Context) (*tunnel.Conn, error) {
 	if conn, ok := a.connected(); ok {
 		return conn, nil
 	}
+	if err := a.hold.check(); err != nil {
+		return nil, err
+	}
+	conn, err := a.reconnect(ctx)
+	if ctx.Err() == nil {
+		a.hold.note(err)
+	}
+	return conn, err
+}
+
+// reconnect knocks, and returns a new tunnel if one is needed.
+func (a *Access) reconnect(ctx context.Context) (*tunnel.Conn, error) {
 	// What Close ends is ended here too.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -37,8 +38,9 @@ type Dialer struct {
 	end   context.CancelCauseFunc
 	group sync.WaitGroup
 
-	mu       sync.Mutex // guards accesses and what hangs off it
+	mu       sync.Mutex // guards what follows and what hangs off it
 	accesses map[string]*shared
+	holds    map[string]*hold // of services that a session could not be had of
 }
 
 // shared is the access to one service, with its users.
@@ -52,7 +54,7 @@ type shared struct {
 
 // Dialer returns a Dialer, which must be closed.
 func (c *Client) Dialer(config DialerConfig) *Dialer {
-	d := &Dialer{client: c, DialerConfig: config, accesses: make(map[string]*shared)}
+	d := &Dialer{client: c, DialerConfig: config, accesses: make(map[string]*shared), holds: make(map[string]*hold)}
 	if d.Idle <= 0 {
 		d.Idle = DefaultIdle
 	}
@@ -110,6 +112,12 @@ func (d *Dialer) take(ctx context.Context, service string) (*shared, *Access, er
 		d.forgetLocked(service, s)
 		s = nil
 	}
+	if h := d.holds[service]; s == nil && h != nil {
+		if err := h.check(); err != nil {
+			d.mu.Unlock()
+			return nil, nil, err
+		}
+	}
 	if s == nil {
 		s = &shared{ready: make(chan struct{})}
 		d.accesses[service] = s
@@ -146,8 +154,20 @@ func (d *Dialer) begin(service string, s *shared) {
 	s.access, s.err = access, err
 	if err != nil {
 		d.forgetLocked(service, s)
+		d.holdLocked(service, err)
+	} else {
+		delete(d.holds, service)
 	}
 	close(s.ready)
+}
+
+// holdLocked keeps why there is no session for those who ask soon.
+func (d *Dialer) holdLocked(service string, err error) {
+	maps.DeleteFunc(d.holds, func(_ string, h *hold) bool { return h.over() })
+	if d.holds[service] == nil {
+		d.holds[service] = new(hold)
+	}
+	d.holds[service].note(err)
 }
 
 // release gives an access back. When it was the last user's, its time begins to run.

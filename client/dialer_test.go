@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -140,5 +141,67 @@ func TestADeniedServiceIsAnErrorForEachWhoAsks(t *testing.T) {
 	}
 	if got := d.Sessions(); len(got) != 0 {
 		t.Errorf("sessions: %+v", got)
+	}
+}
+
+// A syslog sender goes on whatever becomes of its lines.
+func TestADeniedServiceIsNotKnockedForWithEachDatagram(t *testing.T) {
+	testkit.NoLeak(t)
+	device, c, h := enrolled(t)
+	h.SetPacketTarget(packetEcho(t))
+	c.Set(func(c *controltest.Controller) { c.Deny = &spa.Denial{Code: spa.CodeNotGranted, Text: "no"} })
+	d := dialer(t, device, client.DialerConfig{})
+	l, err := client.ListenPacket(t.Context(), "127.0.0.1:0", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var dialled, told atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		done <- client.ForwardPackets(ctx, l, func(ctx context.Context) (net.Conn, error) {
+			dialled.Add(1)
+			return d.DialPacket(ctx, "dns")
+		}, func(error) { told.Add(1) })
+	}()
+	conn, err := net.Dial("udp", l.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	testkit.Eventually(t, time.Minute, "a hundred tries", func() bool {
+		conn.Write([]byte("line"))
+		return dialled.Load() > 100
+	})
+	if knocks := c.Count(spa.KindAccess); knocks > 7 || told.Load() > 7 {
+		t.Errorf("%d knocks, told %d times; want a few", knocks, told.Load())
+	}
+	c.Set(func(c *controltest.Controller) { c.Deny = nil })
+	testkit.Eventually(t, time.Minute, "the grant to be seen", func() bool {
+		conn.Write([]byte("line"))
+		return len(d.Sessions()) == 1
+	})
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestALostTunnelIsNotKnockedForWithEachConnection(t *testing.T) {
+	testkit.NoLeak(t)
+	device, c, h := enrolled(t)
+	a := access(t, device, client.AccessConfig{})
+	echoes(t, dial(t, a), "x")
+	c.Set(func(c *controltest.Controller) { c.Deny = &spa.Denial{Code: spa.CodeHostOffline, Text: "offline"} })
+	h.Stop()
+	defer h.Start()
+	testkit.Eventually(t, 10*time.Second, "the break", func() bool { return !a.Info().Connected })
+	for range 50 {
+		if _, err := a.Dial(t.Context()); !client.IsHostOffline(err) {
+			t.Fatalf("got %v, want that the host is offline", err)
+		}
+	}
+	if n := c.Count(spa.KindAccess); n > 7 {
+		t.Errorf("%d knocks for fifty connections", n)
 	}
 }

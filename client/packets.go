@@ -167,7 +167,7 @@ func (p *peers) serve(ctx context.Context, from netip.AddrPort, queue <-chan []b
 	}()
 	flow, err := p.dial(ctx)
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !isHeld(err) {
 			p.failed(err)
 		}
 		return

@@ -63,7 +63,7 @@ func (a *Access) Serve(ctx context.Context, l net.Listener) error {
 // Forward carries every connection that l accepts to where dial connects to, until
 // ctx ends. It closes l, and returns when all connections are done: nil at the end of
 // ctx, else why. A connection that dial cannot make shows as a reset, and failed is
-// told; it may be called concurrently.
+// told, once while the same answer is kept; it may be called concurrently.
 func Forward(ctx context.Context, l net.Listener, dial func(context.Context) (net.Conn, error),
 	failed func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -112,7 +112,7 @@ func carry(ctx context.Context, conn net.Conn, dial func(context.Context) (net.C
 			_ = tcp.SetLinger(0) // it is closed next
 		}
 		conn.Close()
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !isHeld(err) {
 			failed(err)
 		}
 		return
