@@ -11,6 +11,7 @@ import (
 var (
 	ErrNoAnswer    = errors.New("the controller did not answer")
 	ErrNoAddress   = errors.New("no address of the controller can be reached from here")
+	errLookUp      = errors.New("names take too long to resolve")
 	ErrAnswer      = errors.New("the controller's answer makes no sense")
 	ErrNoControl   = errors.New("the controller let us in, but its control port does not answer")
 	ErrOtherEnd    = errors.New("the other end is not the controller that was granted")

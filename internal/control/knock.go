@@ -61,8 +61,10 @@ type KnockConfig struct {
 	Duration time.Duration // asked for; 0 leaves it to policy
 
 	Timeout time.Duration    // 0: KnockTimeout
-	Prefer  netip.AddrPort   // the address to try first, if it is still one of the controller's
+	Prefer  netip.AddrPort   // the address to try first, unless it is none of the controller's any more
 	Now     func() time.Time // nil: time.Now
+
+	Resolver *net.Resolver // of the controller's names; nil: the system's
 
 	// Late gets the answers that come after the first one: each knock of a retry
 	// that was not lost has its own, and that of KindAccess its own session. They
@@ -91,20 +93,16 @@ func Knock(ctx context.Context, c KnockConfig) (Answer, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Resolver == nil {
+		c.Resolver = net.DefaultResolver
+	}
 	if c.Timeout <= 0 {
 		c.Timeout = KnockTimeout
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, c.Timeout, ErrNoAnswer)
 	defer cancel()
-	targets, err := resolve(limited, c.Controller.Addresses)
-	if err != nil {
-		return Answer{}, err
-	}
-	if i := slices.Index(targets, c.Prefer); i > 0 {
-		targets[0], targets[i] = targets[i], targets[0]
-	}
 	k := &knocker{KnockConfig: c, answers: make(chan Answer), stop: make(chan struct{})}
-	answer, err := k.run(limited, targets)
+	answer, err := k.run(limited)
 	if answer.Grant != nil && c.Late != nil && c.Group != nil && k.unanswered() > 0 {
 		c.Group.Go(func() {
 			k.linger()
@@ -114,49 +112,6 @@ func Knock(ctx context.Context, c KnockConfig) (Answer, error) {
 		k.close()
 	}
 	return answer, err
-}
-
-// resolve returns the addresses of all names, the families taking turns. Names
-// that do not resolve are left out as long as one does.
-func resolve(ctx context.Context, names []string) ([]netip.AddrPort, error) {
-	var six, four []netip.AddrPort
-	errs := []error{ErrNoAddress}
-	for _, name := range names {
-		host, service, err := net.SplitHostPort(name)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("controller's address: %w", err))
-			continue
-		}
-		port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("resolve controller's address: %w", err))
-		}
-		for _, a := range found {
-			if a = a.Unmap(); a.Is4() {
-				four = append(four, netip.AddrPortFrom(a, uint16(port)))
-			} else {
-				six = append(six, netip.AddrPortFrom(a, uint16(port)))
-			}
-		}
-	}
-	var all []netip.AddrPort
-	for i := range max(len(six), len(four)) {
-		if i < len(six) {
-			all = append(all, six[i])
-		}
-		if i < len(four) {
-			all = append(all, four[i])
-		}
-	}
-	if len(all) == 0 {
-		return nil, errors.Join(errs...)
-	}
-	return all, nil
 }
 
 // knocker owns the sockets, one for each address, and their readers.
@@ -191,54 +146,76 @@ func (k *knocker) close() {
 }
 
 // run sends by the timetable until an answer or the end of ctx.
-func (k *knocker) run(ctx context.Context, targets []netip.AddrPort) (Answer, error) {
+func (k *knocker) run(ctx context.Context) (Answer, error) {
+	looking, stop := context.WithCancel(ctx)
+	defer stop()
+	t := k.newTargets(looking, &k.readers)
 	begin := time.Now()
-	var faults []error
-	for _, target := range targets {
-		datagram, sent, err := k.seal(k.Offset)
+	opening := begin // when the next address's turn comes
+	for again := 0; ; {
+		if len(t.next) == 0 && t.pending == 0 && len(k.sockets) == 0 {
+			return Answer{}, fmt.Errorf("%w: %w", ErrNoAddress, errors.Join(t.faults...))
+		}
+		var due []time.Time
+		if len(t.next) > 0 {
+			due = append(due, opening)
+		}
+		if len(k.sockets) > 0 && again < len(retries()) {
+			due = append(due, begin.Add(retries()[again]))
+		}
+		answer, ok, err := k.wait(ctx, t, due)
+		if ok || err != nil {
+			return finish(answer, k.stopped(t, err))
+		}
+		if now := time.Now(); len(t.next) > 0 && !now.Before(opening) {
+			opening, err = k.turn(ctx, t, now)
+		} else if len(k.sockets) > 0 && again < len(retries()) && !now.Before(begin.Add(retries()[again])) {
+			err = k.resend(again)
+			again++
+		}
 		if err != nil {
 			return Answer{}, err
 		}
-		if err := k.open(ctx, target, datagram, sent); err != nil {
-			faults = append(faults, err) // no route, or our own firewall: the next one at once
-			continue
-		}
-		answer, ok, err := k.wait(ctx, stagger)
-		if ok || err != nil {
-			return finish(answer, err)
-		}
 	}
-	if len(k.sockets) == 0 {
-		return Answer{}, fmt.Errorf("%w: %w", ErrNoAddress, errors.Join(faults...))
-	}
-	return k.retry(ctx, begin)
 }
 
-func (k *knocker) retry(ctx context.Context, begin time.Time) (Answer, error) {
-	for i, at := range retries() {
-		answer, ok, err := k.wait(ctx, at-time.Since(begin))
-		if ok || err != nil {
-			return finish(answer, err)
-		}
-		offset := k.Offset
-		if i%2 == 0 && offset.Abs() >= offsetWorthDoubting {
-			offset = 0
-		}
-		for _, s := range k.sockets {
-			datagram, sent, err := k.seal(offset)
-			if err != nil {
-				return Answer{}, err
-			}
-			// A route that went away may come back before the time is over.
-			_ = s.send(datagram, sent)
-		}
+// turn knocks at the next address, and returns when the one after it has its turn.
+func (k *knocker) turn(ctx context.Context, t *targets, now time.Time) (time.Time, error) {
+	datagram, sent, err := k.seal(k.Offset)
+	if err != nil {
+		return now, err
 	}
-	select {
-	case answer := <-k.answers:
-		return finish(answer, nil)
-	case <-ctx.Done():
-		return Answer{}, context.Cause(ctx)
+	if err := k.open(ctx, t.pop(), datagram, sent); err != nil {
+		t.faults = append(t.faults, err) // no route, or our own firewall: the next one at once
+		return now, nil
 	}
+	return now.Add(stagger), nil
+}
+
+// resend knocks anew at all addresses so far.
+func (k *knocker) resend(again int) error {
+	offset := k.Offset
+	if again%2 == 0 && offset.Abs() >= offsetWorthDoubting {
+		offset = 0
+	}
+	for _, s := range k.sockets {
+		datagram, sent, err := k.seal(offset)
+		if err != nil {
+			return err
+		}
+		// A route that went away may come back before the time is over.
+		_ = s.send(datagram, sent)
+	}
+	return nil
+}
+
+// stopped is why there is no answer. Silence is that of an address: where names have
+// hung until now, there was nobody to be silent.
+func (k *knocker) stopped(t *targets, err error) error {
+	if errors.Is(err, ErrNoAnswer) && len(k.sockets) == 0 {
+		return fmt.Errorf("%w: %w", ErrNoAddress, errors.Join(append(t.faults, errLookUp)...))
+	}
+	return err
 }
 
 // unanswered counts the knocks that may still be answered.
@@ -267,13 +244,22 @@ func (k *knocker) linger() {
 	}
 }
 
-func (k *knocker) wait(ctx context.Context, d time.Duration) (Answer, bool, error) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+// wait waits for an answer, for a name that has resolved, for the first of due, or for
+// the end of ctx.
+func (k *knocker) wait(ctx context.Context, t *targets, due []time.Time) (Answer, bool, error) {
+	var alarm <-chan time.Time
+	if len(due) > 0 {
+		timer := time.NewTimer(time.Until(slices.MinFunc(due, time.Time.Compare)))
+		defer timer.Stop()
+		alarm = timer.C
+	}
 	select {
 	case answer := <-k.answers:
 		return answer, true, nil
-	case <-timer.C:
+	case f := <-t.results:
+		t.take(f)
+		return Answer{}, false, nil
+	case <-alarm:
 		return Answer{}, false, nil
 	case <-ctx.Done():
 		return Answer{}, false, context.Cause(ctx)
