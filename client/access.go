@@ -368,7 +368,7 @@ func (a *Access) granted(g Granted) {
 func (a *Access) dialConfig() tunnel.DialConfig {
 	g := a.Granted()
 	return tunnel.DialConfig{
-		Addresses: g.grant.Addresses, Host: g.Host, Pin: g.grant.Pin, Session: g.Session,
+		Addresses: g.addresses(), Host: g.Host, Pin: g.grant.Pin, Session: g.Session,
 		Knock: func() []byte {
 			return spa.SealHostKnock(g.grant.Knock, g.Host, g.Session, a.client.now())
 		},

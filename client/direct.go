@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/postern-sdp/postern/internal/control"
@@ -38,22 +37,8 @@ func (g Granted) direct() bool { return g.grant != nil && g.grant.Flags&spa.Flag
 // exact reports whether a direct service is open to the host knock's own port only.
 func (g Granted) exact() bool { return g.direct() && g.Access().Binding == control.BindExact }
 
-// addresses are the service's own, those first of the family by which the controller
-// was reached: of that one it is known that it works here.
-func (g Granted) addresses() []netip.AddrPort {
-	all := slices.Clone(g.grant.Addresses)
-	slices.SortStableFunc(all, func(a, b netip.AddrPort) int {
-		return g.distance(a.Addr()) - g.distance(b.Addr())
-	})
-	return all
-}
-
-func (g Granted) distance(a netip.Addr) int {
-	if a.Is4() == g.by.Is4() {
-		return 0
-	}
-	return 1
-}
+// addresses are the granted ones, as they are to be tried.
+func (g Granted) addresses() []netip.AddrPort { return control.SameFamilyFirst(g.grant.Addresses, g.by) }
 
 // hostKnock tells the host of a direct service where we are, as it sees it: at an
 // address and port of socket's.

@@ -83,14 +83,29 @@ func Dial(ctx context.Context, c DialConfig) (*Client, error) {
 }
 
 // candidates are the granted addresses and, for a controller behind a port
-// forwarding that does not know its outer address, the one that answered.
+// forwarding that does not know its outer address, the one that answered. Those of the
+// family that the knock came through by are first.
 func candidates(a Answer) []netip.AddrPort {
 	all := slices.Clone(a.Grant.Addresses)
 	outer := netip.AddrPortFrom(a.Server.Addr(), all[0].Port())
 	if !slices.Contains(all, outer) {
 		all = append(all, outer)
 	}
-	return all
+	return SameFamilyFirst(all, a.Server.Addr())
+}
+
+// SameFamilyFirst returns all with those ahead that are of by's family, of which it is
+// known that it works here: IPv6 often is there and leads nowhere.
+func SameFamilyFirst(all []netip.AddrPort, by netip.Addr) []netip.AddrPort {
+	same, other := []netip.AddrPort{}, []netip.AddrPort{}
+	for _, a := range all {
+		if a.Addr().Is4() == by.Is4() {
+			same = append(same, a)
+		} else {
+			other = append(other, a)
+		}
+	}
+	return append(same, other...)
 }
 
 type dialer struct {

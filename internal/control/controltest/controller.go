@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -32,13 +33,14 @@ type Controller struct {
 
 	mu          sync.Mutex // guards what follows
 	Skew        time.Duration
-	Lose        int           // valid knocks to take and not answer
-	LoseControl bool          // do so with all knocks for the control port
-	Delay       time.Duration // before each answer
-	Deny        *spa.Denial   // to access knocks
-	Session     time.Duration // length of sessions; default 1 h
-	Until       time.Time     // no session is longer; zero for no such end
-	Life        time.Duration // of certificates; default 1 h
+	Lose        int              // valid knocks to take and not answer
+	LoseControl bool             // do so with all knocks for the control port
+	Delay       time.Duration    // before each answer
+	Deny        *spa.Denial      // to access knocks
+	Session     time.Duration    // length of sessions; default 1 h
+	Until       time.Time        // no session is longer; zero for no such end
+	Life        time.Duration    // of certificates; default 1 h
+	Ahead       []netip.AddrPort // told in control grants ahead of the right address
 	Certificate *tls.Certificate
 	Pin         *[32]byte // told in control grants instead of the right one
 	Knocks      []spa.Request
@@ -284,7 +286,7 @@ func (c *Controller) controlGrantLocked(now time.Time) *spa.Grant {
 	g := &spa.Grant{
 		Session: key.NewID(), Knock: key.NewHostKnock(), Host: c.ID, Deadline: now.Add(30 * time.Second),
 		Pin:       control.PublicKeyPin(c.Certificate.Leaf),
-		Addresses: []netip.AddrPort{c.gate.Addr()},
+		Addresses: append(slices.Clone(c.Ahead), c.gate.Addr()),
 	}
 	if c.Pin != nil {
 		g.Pin = *c.Pin

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -33,6 +34,7 @@ type Host struct {
 	target string     // of the one service
 	access control.Access
 	direct []netip.AddrPort // told for a direct service
+	ahead  []netip.AddrPort // told ahead of the host's own address
 	bound  netip.AddrPort   // where the last host knock came from
 	secret map[key.ID]key.HostKnock
 	past   map[key.ID]key.HostKnock // secrets of all sessions ever
@@ -79,6 +81,13 @@ func (h *Host) SetDirect(access control.Access, at ...netip.AddrPort) {
 	defer h.mu.Unlock()
 	access.Mode = control.ModeDirect
 	h.access, h.direct = access, at
+}
+
+// TellFirst has clients told of another address ahead of the host's own.
+func (h *Host) TellFirst(at netip.AddrPort) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ahead = []netip.AddrPort{at}
 }
 
 // Bound is where the last host knock came from: what a direct service is open to.
@@ -206,7 +215,7 @@ func (h *Host) open(session key.ID, length time.Duration) *spa.Grant {
 	h.timers[session] = time.AfterFunc(length, func() { h.End(session, tunnel.ReasonExpired) })
 	g := &spa.Grant{
 		Flags: h.access.Flags(), Session: session, Knock: secret, Host: h.ID, Pin: control.PublicKeyPin(h.certificate.Leaf),
-		Addresses: []netip.AddrPort{h.address},
+		Addresses: append(slices.Clone(h.ahead), h.address),
 	}
 	if h.access.Mode == control.ModeDirect {
 		g.Addresses, g.KnockPort = h.direct, h.address.Port()
