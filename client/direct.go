@@ -38,7 +38,9 @@ func (g Granted) direct() bool { return g.grant != nil && g.grant.Flags&spa.Flag
 func (g Granted) exact() bool { return g.direct() && g.Access().Binding == control.BindExact }
 
 // addresses are the granted ones, as they are to be tried.
-func (g Granted) addresses() []netip.AddrPort { return control.SameFamilyFirst(g.grant.Addresses, g.by) }
+func (g Granted) addresses() []netip.AddrPort {
+	return control.SameFamilyFirst(g.grant.Addresses, g.by)
+}
 
 // hostKnock tells the host of a direct service where we are, as it sees it: at an
 // address and port of socket's.

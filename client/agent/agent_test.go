@@ -181,6 +181,34 @@ func TestARefusalReachesTheProgramAsItIs(t *testing.T) {
 	})
 }
 
+// A socket that is closed with a request in it is reset, and who writes to it then
+// meets a broken pipe.
+func TestARequestThatAnEndingAgentLeftIsAskedAgain(t *testing.T) {
+	h := newHouse(t)
+	l, err := agent.Listen(h.identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	defer func() { stop(); l.Close(); <-done }()
+	go func() {
+		for range 2 {
+			conn, err := l.Accept()
+			if err != nil {
+				done <- err
+				return
+			}
+			conn.Read(make([]byte, 1))
+			conn.Close()
+		}
+		d := h.device.Dialer(client.DialerConfig{})
+		defer d.Close()
+		done <- agent.Serve(ctx, l, agent.Config{Kind: "agent", Version: "1", Dialer: d})
+	}()
+	echoes(t, dial(t, h.remote("1", nil)), "asked again")
+}
+
 func TestAnAgentThatIsKilledIsNoRegularEnd(t *testing.T) {
 	h := newHouse(t)
 	h.serve("1", 0)

@@ -14,6 +14,7 @@ var (
 	ErrRunning = errors.New("an agent of this identity's is running already")
 	ErrFolder  = errors.New("the folder of the agent's socket is not this user's alone")
 	errDied    = errors.New("the agent has ended, and the connection with it")
+	errGone    = errors.New("it ended before it answered")
 	errRetired = errors.New("the agent is about to end")
 	errVersion = errors.New("the agent is of another version")
 )

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"path/filepath"
 	"slices"
@@ -59,7 +58,7 @@ func (r *Remote) dial(ctx context.Context, q request) (*conn, error) {
 		if err == nil {
 			return &conn{peer: p}, nil
 		}
-		again := errors.Is(err, errRetired) || errors.Is(err, errVersion) || errors.Is(err, io.EOF)
+		again := errors.Is(err, errRetired) || errors.Is(err, errVersion) || errors.Is(err, errGone)
 		if !again || try == dialTries || ctx.Err() != nil {
 			return nil, err
 		}
@@ -118,6 +117,9 @@ func exchange(ctx context.Context, p *peer, q request) (answer, error) {
 	}
 	if ctx.Err() != nil {
 		return answer{}, context.Cause(ctx)
+	}
+	if err != nil && !errors.Is(err, errLine) {
+		err = fmt.Errorf("%w: %w", errGone, err) // an end or a reset, as systems see it
 	}
 	if err != nil {
 		return answer{}, fmt.Errorf("ask the agent: %w", err)

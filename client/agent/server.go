@@ -61,7 +61,7 @@ func Serve(ctx context.Context, l net.Listener, c Config) error {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
-			if s.accepting.Err() == nil {
+			if s.life.Err() == nil && s.accepting.Err() == nil {
 				return fmt.Errorf("accept a command: %w", err)
 			}
 			carried.Wait() // after retire, until the last one is done; else they were cut
