@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-sdp/postern/internal/bootclock"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/tunnel"
 	"github.com/postern-sdp/postern/spa"
@@ -69,7 +70,7 @@ type Access struct {
 	mu struct {
 		sync.Mutex
 		granted Granted
-		renewAt time.Time // when to renew; zero for never
+		renewAt time.Duration // when to renew, on the boot clock; 0 for never
 		conn    *tunnel.Conn
 		inUse   int  // open streams
 		works   bool // a direct service was reached since the last knock, as far as is known
@@ -101,7 +102,7 @@ func (c *Client) Access(ctx context.Context, config AccessConfig) (*Access, erro
 func (a *Access) Granted() Granted {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.mu.granted
+	return a.mu.granted.onClock()
 }
 
 // Done is closed when the Access is over for good; Err says why.
@@ -205,7 +206,7 @@ func (a *Access) drop(conn *tunnel.Conn, err error) {
 	if known {
 		a.mu.conn = nil
 	}
-	deadline := a.mu.granted.Deadline
+	deadline := a.mu.granted.onClock().Deadline
 	a.mu.Unlock()
 	conn.Close()
 	if known && a.Err() == nil {
@@ -357,9 +358,9 @@ func (a *Access) ask(ctx context.Context, session key.ID) (Granted, error) {
 func (a *Access) granted(g Granted) {
 	a.mu.Lock()
 	a.mu.granted = g
-	a.mu.renewAt = time.Time{}
+	a.mu.renewAt = 0
 	if !a.NoRenew {
-		a.mu.renewAt = time.Now().Round(0).Add(g.left() * 2 / 3)
+		a.mu.renewAt = bootclock.Now() + g.left()*2/3
 	}
 	a.mu.Unlock()
 	a.wake()
@@ -370,7 +371,7 @@ func (a *Access) dialConfig() tunnel.DialConfig {
 	return tunnel.DialConfig{
 		Addresses: g.addresses(), Host: g.Host, Pin: g.grant.Pin, Session: g.Session,
 		Knock: func() []byte {
-			return spa.SealHostKnock(g.grant.Knock, g.Host, g.Session, a.client.now())
+			return spa.SealHostKnock(g.grant.Knock, g.Host, g.Session, a.client.hostKnockTime())
 		},
 		Certificate: *a.client.identity.TLSCertificate(), Roots: a.client.identity.Roots(),
 		Now: a.client.now,
@@ -406,7 +407,7 @@ func (a *Access) watch(conn *tunnel.Conn) {
 }
 
 const (
-	// watchBeat is how often a tunnel's session is compared with the clock.
+	// watchBeat is how often a tunnel's session is compared with the boot clock.
 	watchBeat = 5 * time.Second
 	// expiryGrace is for how long the host may be the one to say that the deadline has come.
 	expiryGrace = 2 * time.Second

@@ -28,7 +28,7 @@ func hole(t *testing.T, ip string) netip.AddrPort {
 // fail where an address is waited for that does not answer.
 func everyStep(t *testing.T, c *controltest.Controller, first netip.AddrPort) {
 	t.Helper()
-	c.Set(func(c *controltest.Controller) { c.Life = 100 * time.Second })
+	c.Set(func(c *controltest.Controller) { c.Life = 70 * time.Second })
 	token := c.Token(control.RoleClient)
 	token.Addresses = []string{first.String(), c.Address()}
 	invitation, err := token.Invitation()
@@ -60,7 +60,8 @@ func everyStep(t *testing.T, c *controltest.Controller, first netip.AddrPort) {
 	defer a.Close()
 	echoes(t, dial(t, a), "x")
 	before := device.Status().Expires
-	c.Set(func(c *controltest.Controller) { c.Skew = 70 * time.Second })
+	c.Set(func(c *controltest.Controller) { c.Skew = 50 * time.Second })
+	c.Roll()
 	_, err = device.Knock(t.Context(), "echo", 0) // it tells the time
 	step("knocked", err)
 	_, err = device.Services(t.Context())

@@ -20,7 +20,8 @@ type Client struct {
 	identity *control.Enrolled
 	timeout  time.Duration // of a knock; 0 is the default
 	network  netchange.Hub
-	renewing atomic.Bool // the certificate, in the background
+	renewing atomic.Bool   // the certificate, in the background
+	guesses  atomic.Uint64 // at the controller's time, for host knocks
 }
 
 // Option changes how a Client works.
@@ -168,9 +169,14 @@ func (c *Client) Sessions(ctx context.Context) ([]SessionInfo, error) {
 	return response.Sessions, err
 }
 
-// now is the time on the controller's clock, by this machine's. It has no
-// monotonic part: that one stands still while a laptop sleeps.
+// now is the time on the controller's clock. It has no monotonic part: that one stands
+// still while a laptop sleeps.
 func (c *Client) now() time.Time { return time.Now().Round(0).Add(c.identity.Offset()) }
+
+// hostKnockTime is the controller's time for one more host knock.
+func (c *Client) hostKnockTime() time.Time {
+	return time.Now().Round(0).Add(c.identity.Guess(c.guesses.Add(1) - 1))
+}
 
 func (c *Client) patience(k *control.KnockConfig) { k.Timeout = c.timeout }
 

@@ -45,7 +45,7 @@ func (g Granted) addresses() []netip.AddrPort {
 // hostKnock tells the host of a direct service where we are, as it sees it: at an
 // address and port of socket's.
 func (c *Client) hostKnock(g Granted, socket *net.UDPConn, at netip.AddrPort) {
-	datagram := spa.SealHostKnock(g.grant.Knock, g.Host, g.Session, c.now())
+	datagram := spa.SealHostKnock(g.grant.Knock, g.Host, g.Session, c.hostKnockTime())
 	// What cannot be sent is as good as lost: connecting tells.
 	_, _ = socket.WriteToUDPAddrPort(datagram, netip.AddrPortFrom(at.Addr(), g.grant.KnockPort))
 }

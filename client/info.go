@@ -29,7 +29,7 @@ type AccessInfo struct {
 // Info returns what the Access is doing now.
 func (a *Access) Info() AccessInfo {
 	a.mu.Lock()
-	g, conn, streams := a.mu.granted, a.mu.conn, a.mu.inUse
+	g, conn, streams := a.mu.granted.onClock(), a.mu.conn, a.mu.inUse
 	a.mu.Unlock()
 	info := AccessInfo{
 		Service: a.Service, Session: g.Session, Host: g.Host, Deadline: g.Deadline,

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-sdp/postern/internal/bootclock"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/spa"
 	"github.com/postern-sdp/postern/spa/key"
@@ -19,7 +20,8 @@ type Granted struct {
 	Deadline time.Time // on this machine's clock
 	Host     key.ID
 	grant    *spa.Grant
-	by       netip.Addr // the controller's address that answered
+	by       netip.Addr    // the controller's address that answered
+	until    time.Duration // the deadline on the boot clock, which counts
 }
 
 // Addresses returns where the service's host is.
@@ -31,8 +33,18 @@ func (g Granted) Addresses() []string {
 	return all
 }
 
-// left is the time until the deadline.
-func (g Granted) left() time.Duration { return g.Deadline.Sub(time.Now().Round(0)) }
+// left is the time until the deadline, whoever sets this machine's clock.
+func (g Granted) left() time.Duration { return g.until - bootclock.Now() }
+
+// onClock has the deadline right on a clock that was set meanwhile.
+func (g Granted) onClock() Granted {
+	const worth = 2 * time.Second
+	at := time.Now().Round(0).Add(g.left())
+	if g.grant != nil && at.Sub(g.Deadline).Abs() >= worth {
+		g.Deadline = at
+	}
+	return g
+}
 
 // Knock asks for a session and leaves it open: for length, or as long as policy
 // gives when that is 0. Errors: [*DeniedError], [ErrNoAnswer], [ErrNoAddress].
@@ -81,9 +93,10 @@ func (c *Client) knock(ctx context.Context, service string, renew key.ID, length
 	}
 	g := answer.Grant
 	used <- g.Session
+	deadline := g.Deadline.Round(0).Add(-answer.Offset)
 	return Granted{
-		Service: service, Session: g.Session, Host: g.Host, grant: g,
-		Deadline: g.Deadline.Round(0).Add(-answer.Offset), by: answer.Server.Addr(),
+		Service: service, Session: g.Session, Host: g.Host, grant: g, by: answer.Server.Addr(),
+		Deadline: deadline, until: bootclock.Now() + deadline.Sub(time.Now().Round(0)),
 	}, nil
 }
 

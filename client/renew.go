@@ -3,6 +3,8 @@ package client
 import (
 	"errors"
 	"time"
+
+	"github.com/postern-sdp/postern/internal/bootclock"
 )
 
 // renewAgain is the least time between two tries to renew a session.
@@ -17,14 +19,14 @@ func (a *Access) keepRenewed() {
 		a.mu.Unlock()
 		var timer *time.Timer
 		var due <-chan time.Time
-		if !at.IsZero() && inUse {
+		if at != 0 && inUse {
 			// In short steps: timers stand still while a laptop sleeps.
-			timer = time.NewTimer(min(max(0, time.Until(at)), 10*time.Second))
+			timer = time.NewTimer(min(max(0, at-bootclock.Now()), 10*time.Second))
 			due = timer.C
 		}
 		select {
 		case <-due:
-			if !time.Now().Round(0).Before(at) {
+			if bootclock.Now() >= at {
 				a.renew()
 			}
 		case <-a.signal:
@@ -49,22 +51,22 @@ func (a *Access) renew() {
 	case a.Err() != nil:
 		return
 	case err == nil && granted.Session == old.Session &&
-		granted.Deadline.Sub(old.Deadline) >= renewAgain:
+		granted.until-old.until >= renewAgain:
 		a.granted(granted)
 		a.Notify(Event{Kind: EventRenewed, Deadline: granted.Deadline})
 		return
 	case err == nil:
 		err = errNoMore
 	}
-	again := time.Time{}
+	again := time.Duration(0)
 	if _, denied := errors.AsType[*DeniedError](err); !denied && !errors.Is(err, errNoMore) ||
 		isBusy(err) {
-		again = time.Now().Round(0).Add(max(renewAgain, old.left()/3))
+		again = bootclock.Now() + max(renewAgain, old.left()/3)
 	}
 	a.mu.Lock()
 	a.mu.renewAt = again
-	if !again.Before(old.Deadline) {
-		a.mu.renewAt = time.Time{}
+	if again >= old.until {
+		a.mu.renewAt = 0
 	}
 	a.mu.Unlock()
 	a.Notify(Event{Kind: EventNotRenewed, Deadline: old.Deadline, Err: err})

@@ -43,9 +43,10 @@ func TestANewConnectionDoesNotWaitForARenewal(t *testing.T) {
 
 func TestANewTunnelDoesNotWaitForTheCertificatesRenewal(t *testing.T) {
 	testkit.NoLeak(t)
-	device, c, _ := enrolledWith(t, func(c *controltest.Controller) { c.Life = 100 * time.Second })
+	device, c, _ := enrolledWith(t, func(c *controltest.Controller) { c.Life = 70 * time.Second })
 	device = patient(t, device, time.Minute)
-	c.Set(func(c *controltest.Controller) { c.Skew, c.LoseControl = 70*time.Second, true })
+	c.Set(func(c *controltest.Controller) { c.Skew, c.LoseControl = 50*time.Second, true })
+	c.Roll()
 	if _, err := device.Knock(t.Context(), "echo", 0); err != nil { // it tells the time
 		t.Fatal(err)
 	}

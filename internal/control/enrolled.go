@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-sdp/postern/internal/bootclock"
 	"github.com/postern-sdp/postern/spa"
 	"github.com/postern-sdp/postern/spa/key"
 )
@@ -32,7 +33,10 @@ type Enrolled struct {
 		sync.Mutex
 		chain  []*x509.Certificate // own certificate first
 		offset time.Duration       // controller's clock minus ours, as last seen
-		server netip.AddrPort      // the controller's address that answered last
+		// boot is the controller's time when this machine booted, by the last answer to
+		// this process; zero before it. It stays right when our clock is set.
+		boot   time.Time
+		server netip.AddrPort // the controller's address that answered last
 	}
 }
 
@@ -68,7 +72,29 @@ func (e *Enrolled) TLSCertificate() *tls.Certificate {
 func (e *Enrolled) Offset() time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.mu.offset
+	return e.offsetsLocked()[0]
+}
+
+// Guess is the offset for the n-th of several datagrams one of which has to be right:
+// they take turns where the clocks of this machine disagree.
+func (e *Enrolled) Guess(n uint64) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := e.offsetsLocked()
+	return all[n%uint64(len(all))]
+}
+
+// offsetsLocked returns the offset by the clock since boot and, where it disagrees, the
+// one by the wall clock: in a virtual machine that was stopped, that one is right.
+func (e *Enrolled) offsetsLocked() []time.Duration {
+	if e.mu.boot.IsZero() {
+		return []time.Duration{e.mu.offset}
+	}
+	now := e.mu.boot.Add(bootclock.Now()).Sub(time.Now().Round(0))
+	if (now - e.mu.offset).Abs() < offsetWorthDoubting {
+		return []time.Duration{now}
+	}
+	return []time.Duration{now, e.mu.offset}
 }
 
 // ResetKey marks the stateless resets of this host's tunnels. It is the same for
@@ -90,9 +116,10 @@ func (e *Enrolled) RenewAt() time.Time {
 func (e *Enrolled) KnockConfig(kind spa.Kind) KnockConfig {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	offsets := e.offsetsLocked()
 	return KnockConfig{
 		Controller: e.Controller, ID: e.ID, Secret: e.secret, Kind: kind,
-		Offset: e.mu.offset, Prefer: e.mu.server,
+		Offset: offsets[0], Doubts: offsets[1:], Prefer: e.mu.server,
 	}
 }
 

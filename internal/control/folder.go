@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/internal/atomicfile"
+	"github.com/postern-sdp/postern/internal/bootclock"
 	"github.com/postern-sdp/postern/spa/key"
 )
 
@@ -273,6 +274,7 @@ func (e *Enrolled) UpdateCertificate(chain []*x509.Certificate) error {
 func (e *Enrolled) learn(a Answer) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.mu.boot = time.Now().Round(0).Add(a.Offset - bootclock.Now())
 	if (a.Offset-e.mu.offset).Abs() < offsetWorthStoring && a.Server == e.mu.server {
 		return
 	}

@@ -35,8 +35,8 @@ const (
 	lateAnswers = 3 * time.Second
 	// maxFaults bounds the errors that one socket's reader bears.
 	maxFaults = 64
-	// offsetWorthDoubting is the stored clock offset from which on every second
-	// knock goes out without it: the clock may have been set right meanwhile.
+	// offsetWorthDoubting is the clock offset from which on every second knock goes
+	// out without it: the clock may have been set right meanwhile.
 	offsetWorthDoubting = Tolerance / 3
 )
 
@@ -51,9 +51,10 @@ func retries() []time.Duration {
 // KnockConfig is one knock, with all its retransmissions.
 type KnockConfig struct {
 	Controller Controller
-	ID         key.ID        // who knocks: a device, host or join token
-	Secret     key.Knock     // shared with the controller
-	Offset     time.Duration // controller's clock minus ours, as last seen; 0 when unknown
+	ID         key.ID          // who knocks: a device, host or join token
+	Secret     key.Knock       // shared with the controller
+	Offset     time.Duration   // controller's clock minus ours, as last seen; 0 when unknown
+	Doubts     []time.Duration // offsets that may be the right ones instead
 
 	Kind     spa.Kind
 	Service  string
@@ -194,10 +195,7 @@ func (k *knocker) turn(ctx context.Context, t *targets, now time.Time) (time.Tim
 
 // resend knocks anew at all addresses so far.
 func (k *knocker) resend(again int) error {
-	offset := k.Offset
-	if again%2 == 0 && offset.Abs() >= offsetWorthDoubting {
-		offset = 0
-	}
+	offset := k.offset(again)
 	for _, s := range k.sockets {
 		datagram, sent, err := k.seal(offset)
 		if err != nil {
@@ -207,6 +205,19 @@ func (k *knocker) resend(again int) error {
 		_ = s.send(datagram, sent)
 	}
 	return nil
+}
+
+// offset is the clock offset of the knocks that are sent again: every second time it
+// is one of the doubtful ones.
+func (k *knocker) offset(again int) time.Duration {
+	others := slices.Clone(k.Doubts)
+	if k.Offset.Abs() >= offsetWorthDoubting {
+		others = append(others, 0)
+	}
+	if again%2 == 1 || len(others) == 0 {
+		return k.Offset
+	}
+	return others[again/2%len(others)]
 }
 
 // stopped is why there is no answer. Silence is that of an address: where names have
