@@ -16,8 +16,10 @@ import (
 const (
 	// peerQueue is how many datagrams of a local peer wait for its flow to open.
 	peerQueue = 64
-	// maxFaults bounds the errors in a row that one local socket's reader bears.
-	maxFaults = 64
+	// maxFaults bounds the errors in a row that one local socket's reader takes without
+	// a pause.
+	maxFaults  = 64
+	faultPause = 100 * time.Millisecond
 )
 
 // DialPacket opens a UDP flow to the service: each Read and Write is one datagram.
@@ -112,8 +114,11 @@ func ForwardPackets(ctx context.Context, l net.PacketConn, dial func(context.Con
 	for faults := 0; ; {
 		n, from, err := l.ReadFrom(buf)
 		if err != nil {
-			// A peer that is gone shows here on some systems.
-			if faults++; ctx.Err() == nil && faults < maxFaults && !errors.Is(err, net.ErrClosed) {
+			// A peer that is gone shows here on some systems, and so does a lack of memory.
+			if faults++; ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				if faults > maxFaults {
+					rest(ctx, faultPause)
+				}
 				continue
 			}
 			if ctx.Err() != nil {

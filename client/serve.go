@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/postern-sdp/postern/internal/accept"
 	"github.com/postern-sdp/postern/internal/tunnel"
 )
 
@@ -73,12 +74,12 @@ func Forward(ctx context.Context, l net.Listener, dial func(context.Context) (ne
 	defer cancel()
 	places := make(chan struct{}, maxLocal)
 	for {
-		conn, err := l.Accept()
+		conn, err := accept.Next(ctx, l, failed)
+		if ctx.Err() != nil && err != nil {
+			return nil
+		}
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accept: %w", err)
+			return err
 		}
 		select {
 		case places <- struct{}{}:

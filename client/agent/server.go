@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/internal/accept"
 	"github.com/postern-sdp/postern/internal/tunnel"
 )
 
@@ -59,10 +60,10 @@ func Serve(ctx context.Context, l net.Listener, c Config) error {
 	}
 	var carried sync.WaitGroup
 	for {
-		conn, err := l.Accept()
+		conn, err := accept.Next(s.accepting, l, func(error) {})
 		if err != nil {
 			if s.life.Err() == nil && s.accepting.Err() == nil {
-				return fmt.Errorf("accept a command: %w", err)
+				return fmt.Errorf("wait for a command: %w", err)
 			}
 			carried.Wait() // after retire, until the last one is done; else they were cut
 			return nil

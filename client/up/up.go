@@ -78,7 +78,7 @@ func (s *Set) Apply(services []client.Service) []Local {
 	planned := plan(all)
 	for name, p := range s.open {
 		x, still := wanted[name]
-		if still && p.same(x, planned[name]) && p.local.Error == "" {
+		if still && p.same(x, planned[name]) && p.serves() {
 			p.local.Online, p.local.Host = x.Online, x.Host
 			continue
 		}
@@ -128,6 +128,16 @@ func manyAddresses() bool {
 func (p *port) same(x client.Service, planned netip.AddrPort) bool {
 	a, b := p.service.Access.Resolved(), x.Access.Resolved()
 	return p.address == planned && a.Transport == b.Transport && p.service.Port == x.Port
+}
+
+// serves reports whether somebody listens still.
+func (p *port) serves() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return p.local.Error == ""
+	}
 }
 
 func (p *port) close() {
