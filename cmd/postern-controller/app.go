@@ -22,6 +22,9 @@ type streams struct {
 
 // run runs the command line to its end and returns its exit code.
 func run(ctx context.Context, args []string, s streams) int {
+	if cmdline.Unanswerable(args) {
+		return exitOK
+	}
 	app := newApp(s)
 	return explain(s.err, app.RunContext(ctx, cmdline.Reorder(app, args)))
 }

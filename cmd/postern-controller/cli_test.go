@@ -338,4 +338,9 @@ func TestCompletionCompletes(t *testing.T) {
 			t.Errorf("%q completes to %q (%v), want %s", line, out, err, want)
 		}
 	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "version", "--", "--generate-bash-completion")
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("behind --: %q, %v: the command was run", out, err)
+	}
 }

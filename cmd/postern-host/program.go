@@ -54,6 +54,9 @@ type hintError struct {
 func (e hintError) Unwrap() error { return e.error }
 
 func (p program) run(ctx context.Context, args []string) error {
+	if cmdline.Unanswerable(args) {
+		return nil
+	}
 	app := p.app()
 	return app.RunContext(ctx, cmdline.Reorder(app, args))
 }

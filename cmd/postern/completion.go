@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -17,15 +16,14 @@ func (p program) completion() *cli.Command {
 }
 
 // complete answers what the library cannot, when a shell asks for completions, and
-// reports whether it did. Behind a "--" the library takes the question for an argument
-// and would run the command.
+// reports whether it did.
 func (p program) complete(args []string) bool {
 	if !cmdline.Completing(args) {
 		return false
 	}
 	asked := args[:len(args)-1]
 	switch last := asked[len(asked)-1]; {
-	case slices.Contains(asked, "--"):
+	case cmdline.Unanswerable(args):
 	case last == "--profile" || last == "-profile":
 		p.suggestProfiles()
 	default:

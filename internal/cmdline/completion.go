@@ -9,24 +9,40 @@ import (
 )
 
 // scripts are the shells' completions. They ask the program itself, with the flag
-// that urfave/cli answers. PROGRAM is its name, FUNCTION that name for a shell.
+// that urfave/cli answers. PROGRAM is its name, FUNCTION that name for a shell. Nothing
+// that was typed, or that the program answers, is read by the shell once more: a TAB
+// must not run anything else.
 var scripts = map[string]string{
 	"bash": `FUNCTION() {
-  local words=("${COMP_WORDS[@]:0:COMP_CWORD}") current="${COMP_WORDS[COMP_CWORD]}"
+  local words=("${COMP_WORDS[@]:0:COMP_CWORD}") current="${COMP_WORDS[COMP_CWORD]}" word
   [[ $current == -* ]] && words+=("$current")
-  COMPREPLY=($(compgen -W "$("${words[@]}" --generate-bash-completion 2>/dev/null)" -- "$current"))
+  COMPREPLY=()
+  while IFS= read -r word; do
+    [[ $word == "$current"* ]] && COMPREPLY+=("$word")
+  done < <("${words[@]}" --generate-bash-completion 2>/dev/null </dev/null)
 }
 complete -o bashdefault -o default -F FUNCTION PROGRAM
 `,
+	// From $fpath, the file is the function that is called first.
 	"zsh": `#compdef PROGRAM
 FUNCTION() {
-  local -a found
-  found=(${(f)"$(${words[1,$CURRENT-1]} --generate-bash-completion 2>/dev/null)"})
+  local -a asked found
+  asked=("${(@Q)words[1,CURRENT-1]}")
+  [[ $words[CURRENT] == -* ]] && asked+=("$words[CURRENT]")
+  found=(${(f)"$("${asked[@]}" --generate-bash-completion 2>/dev/null </dev/null)"})
   compadd -a found
 }
 compdef FUNCTION PROGRAM
+[[ $funcstack[1] == FUNCTION ]] && FUNCTION
 `,
-	"fish": `complete -c PROGRAM -f -a '(eval (commandline -opc) --generate-bash-completion 2>/dev/null)'
+	// Before version 4, commandline knows no -x.
+	"fish": `function FUNCTION
+  set -l words (commandline -xpc 2>/dev/null; or commandline -opc)
+  set -l current (commandline -ct)
+  string match -q -- '-*' $current; and set -a words $current
+  $words --generate-bash-completion 2>/dev/null </dev/null
+end
+complete -c PROGRAM -f -a '(FUNCTION)'
 `,
 }
 

@@ -16,6 +16,10 @@ const completionFlag = "--generate-bash-completion"
 // Completing reports whether a shell asks what could follow the arguments.
 func Completing(args []string) bool { return len(args) > 1 && args[len(args)-1] == completionFlag }
 
+// Unanswerable reports whether a shell asks what could follow a "--". The library takes
+// the question for an argument there, and would run the command.
+func Unanswerable(args []string) bool { return Completing(args) && slices.Contains(args, "--") }
+
 // Reorder puts the options of the last command before its arguments, and the
 // program's own before the command, because the library stops reading options at the
 // first argument: "add ssh --host web --timeout 1s" is what people type. What follows
