@@ -25,6 +25,16 @@ func TestAServiceHasTheSameAddressEverywhere(t *testing.T) {
 	}
 }
 
+// macOS answers for 127.0.0.1 alone, unless root makes other addresses.
+func TestTheServerIsAtAnAddressThatTheSystemHas(t *testing.T) {
+	for system, many := range map[string]bool{"linux": true, "windows": true, "darwin": false} {
+		at := serverOn(system)
+		if many == (at.Addr().String() == "127.0.0.1") || !at.Addr().IsLoopback() || at.Port() < 1024 {
+			t.Errorf("%s: %s", system, at)
+		}
+	}
+}
+
 func TestNoTwoServicesShareAnAddressOrPort(t *testing.T) {
 	var names []string
 	for i := range 5000 {

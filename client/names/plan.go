@@ -3,7 +3,9 @@ package names
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 )
@@ -12,8 +14,45 @@ import (
 // which a machine uses by itself.
 var Range = netip.MustParsePrefix("127.64.0.0/10")
 
-// Server is where the DNS server listens: not one that a service can get.
-var Server = netip.MustParseAddrPort("127.63.0.53:5354")
+// Server is where the DNS server listens: not at an address that a service can get.
+var Server = serverOn(runtime.GOOS)
+
+// serverOn avoids what a system has not: other loopback addresses than the one, on
+// macOS, whose own mDNS responder may have port 5354 there.
+func serverOn(system string) netip.AddrPort {
+	if system == "darwin" {
+		return netip.MustParseAddrPort("127.0.0.1:15354")
+	}
+	return netip.MustParseAddrPort("127.63.0.53:5354")
+}
+
+// Places says where services are on this machine: at an address each, with port 0 for
+// the service's own; or, where the system has one loopback address only, at a port of
+// that each.
+func Places(services []string) map[string]netip.AddrPort {
+	places := make(map[string]netip.AddrPort, len(services))
+	if manyAddresses() {
+		for name, a := range Plan(services) {
+			places[name] = netip.AddrPortFrom(a, 0)
+		}
+		return places
+	}
+	for name, p := range Ports(services) {
+		places[name] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p)
+	}
+	return places
+}
+
+// manyAddresses reports whether all of 127.0.0.0/8 is this machine's, as on Linux and
+// Windows.
+func manyAddresses() bool {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: Range.Addr().Next().AsSlice()})
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
+}
 
 // Plan gives each service its address. It depends on the name alone but for services
 // that would share one, of which the first in the alphabet has it.

@@ -75,7 +75,7 @@ func (s *Set) Apply(services []client.Service) []Local {
 		wanted[x.Name] = x
 		all = append(all, x.Name)
 	}
-	planned := plan(all)
+	planned := names.Places(all)
 	for name, p := range s.open {
 		x, still := wanted[name]
 		if still && p.same(x, planned[name]) && p.serves() {
@@ -96,33 +96,6 @@ func (s *Set) Apply(services []client.Service) []Local {
 	}
 	slices.SortFunc(locals, func(a, b Local) int { return cmp.Compare(a.Service, b.Service) })
 	return locals
-}
-
-// plan returns where services shall be: an address each, and port 0 for the service's
-// own; or, where the system has one loopback address only, a port each.
-func plan(services []string) map[string]netip.AddrPort {
-	planned := make(map[string]netip.AddrPort, len(services))
-	if manyAddresses() {
-		for name, a := range names.Plan(services) {
-			planned[name] = netip.AddrPortFrom(a, 0)
-		}
-		return planned
-	}
-	for name, p := range names.Ports(services) {
-		planned[name] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), p)
-	}
-	return planned
-}
-
-// manyAddresses reports whether all of 127.0.0.0/8 is this machine's, as on Linux and
-// Windows.
-func manyAddresses() bool {
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: names.Server.Addr().AsSlice()})
-	if err != nil {
-		return false
-	}
-	l.Close()
-	return true
 }
 
 func (p *port) same(x client.Service, planned netip.AddrPort) bool {

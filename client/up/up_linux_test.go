@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/client"
+	"github.com/postern-sdp/postern/client/names"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/testkit"
 )
@@ -160,7 +161,7 @@ func TestWhatChangesChangesAndTheRestGoesOn(t *testing.T) {
 func TestAPortThatIsTakenHindersNoOther(t *testing.T) {
 	b := &backend{t: t}
 	s, _ := newSet(t, b)
-	at := plan([]string{"a", "b"})["a"].Addr()
+	at := names.Places([]string{"a", "b"})["a"].Addr()
 	l, err := net.Listen("tcp", netip.AddrPortFrom(at, 7001).String())
 	if err != nil {
 		t.Fatal(err)

@@ -37,7 +37,7 @@ appears by itself.
    $ psql -h db.postern.internal
    $ dig @dns.postern.internal example.com
 
-Names are answered by a small DNS server (127.63.0.53:5354). Once, as root, tell the
+Names are answered by a small DNS server (` + names.Server.String() + `). Once, as root, tell the
 system's resolver of it (systemd-resolved, macOS); where that is not possible, put the
 names into the hosts file:
 
@@ -45,7 +45,8 @@ names into the hosts file:
    $ sudo postern up --install-hosts db web
 
 Any program on this machine can use what is up, others' programs too. A port below 1024
-that you may not listen on is offered 10000 higher.`,
+that you may not listen on is offered 10000 higher. Where the system has one loopback
+address only (macOS), each service has a port of its own there, and is not at its usual one.`,
 		Flags: []cli.Flag{
 			forFlag(),
 			&cli.StringFlag{Name: "dns", Value: names.Server.String(), Usage: "`ADDRESS` of the DNS server, or none"},
@@ -335,8 +336,8 @@ func (p program) installHosts(c *cli.Context) error {
 		}
 	}
 	addresses := make(map[string]netip.Addr)
-	for name, a := range names.Plan(services) {
-		addresses[name+"."+client.Domain] = a
+	for name, place := range names.Places(services) {
+		addresses[name+"."+client.Domain] = place.Addr()
 	}
 	changed, err := resolver.WriteHosts(hostsFile(c), addresses)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/postern-sdp/postern/client/up"
+	"github.com/postern-sdp/postern/internal/testkit"
 	"github.com/postern-sdp/postern/spa"
 )
 
@@ -110,6 +113,58 @@ func TestTenServicesAreUpAndKnockedForWhenUsedInLittleMemory(t *testing.T) {
 	}
 	if m.c.Live() != 0 {
 		t.Errorf("%d sessions were left open", m.c.Live())
+	}
+}
+
+// oneLoopback is a network like macOS's: of 127.0.0.0/8, 127.0.0.1 alone is there.
+func oneLoopback(t *testing.T) *testkit.Namespace {
+	n := testkit.Netns(t)
+	n.Run(t, "ip", "address", "add", "127.0.0.1/32", "dev", "lo")
+	n.Run(t, "ip", "address", "del", "127.0.0.1/8", "dev", "lo")
+	return n
+}
+
+func TestWithOneLoopbackAddressNamesLeadToIt(t *testing.T) {
+	m := newMachine(t).enrolled()
+	m.services("db", "web")
+	m.run("", "services").want(t, exitOK)
+	n := oneLoopback(t)
+	cmd := m.command("--timeout", "200ms", "up", "--json", "--dns", "127.0.0.1:15354")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Do(t, func() { err = cmd.Start() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Signal(os.Interrupt)
+	var locals []up.Local
+	if err := json.NewDecoder(out).Decode(&locals); err != nil || len(locals) != 2 {
+		t.Fatalf("%+v, %v", locals, err)
+	}
+	for _, l := range locals {
+		if l.Address.Addr().String() != "127.0.0.1" || l.Error != "" {
+			t.Errorf("%+v", l)
+		}
+		n.Do(t, func() {
+			conn, err := net.Dial("tcp", l.Address.String())
+			if err != nil {
+				t.Errorf("%s: %v", l.Service, err)
+				return
+			}
+			conn.Close()
+		})
+	}
+	if got := n.Run(t, "dig", "@127.0.0.1", "-p", "15354", "+short", "db.postern.internal"); got != "127.0.0.1\n" {
+		t.Errorf("dig says %q", got)
+	}
+	root := t.TempDir()
+	os.MkdirAll(filepath.Join(root, "etc"), 0o755)
+	n.Do(t, func() { m.run("", "up", "--root", root, "--install-hosts", "db").want(t, exitOK, "1 name") })
+	if text, _ := os.ReadFile(filepath.Join(root, "etc/hosts")); !strings.Contains(string(text), "127.0.0.1 db.postern.internal\n") {
+		t.Errorf("hosts: %s", text)
 	}
 }
 
