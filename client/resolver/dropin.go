@@ -12,29 +12,27 @@ import (
 	"github.com/postern-sdp/postern/internal/atomicfile"
 )
 
-// ErrNoResolver is a system whose resolver takes no drop-in that we know of.
-var ErrNoResolver = errors.New("this system's resolver takes no drop-in")
+// ErrNoResolver is a system whose resolver cannot be told of one domain.
+var ErrNoResolver = errors.New("this system's resolver cannot be told")
 
 // DropIn is a file that has a system's resolver ask our server for one domain.
 type DropIn struct {
-	Path    string
-	Text    string
-	Restart []string // the command that makes it count; nil: it does at once
+	Path  string
+	Text  string
+	Begin [][]string // the commands that make it count, once it is there; none: it does at once
+	End   [][]string // the commands that take it back, while it is there
 }
 
-// For returns the drop-in for this system: systemd-resolved's (resolved.conf(5)), or
-// macOS's (resolver(5)); [ErrNoResolver] elsewhere. root is in front of its path; "/".
+// For returns the drop-in for this system: a unit that tells systemd-resolved, or
+// macOS's file (resolver(5)); [ErrNoResolver] elsewhere. root is in front of its path; "/".
 func For(root, domain string, server netip.AddrPort) (DropIn, error) {
-	const note = "# Written by postern up --install-resolver.\n"
 	switch runtime.GOOS {
 	case "linux":
-		if _, err := os.Stat(filepath.Join(root, "etc/systemd")); err != nil {
-			return DropIn{}, fmt.Errorf("%w: there is no systemd", ErrNoResolver)
-		}
 		return DropIn{
-			Path:    filepath.Join(root, "etc/systemd/resolved.conf.d/postern.conf"),
-			Text:    note + fmt.Sprintf("[Resolve]\nDNS=%s\nDomains=~%s\n", server, domain),
-			Restart: []string{"systemctl", "try-reload-or-restart", "systemd-resolved.service"},
+			Path:  filepath.Join(root, "etc/systemd/system", unit),
+			Text:  note + unitText(domain, server),
+			Begin: [][]string{{"systemctl", "enable", unit}, {"systemctl", "restart", unit}},
+			End:   [][]string{{"systemctl", "disable", "--now", unit}},
 		}, nil
 	case "darwin":
 		return DropIn{
@@ -45,9 +43,19 @@ func For(root, domain string, server netip.AddrPort) (DropIn, error) {
 	return DropIn{}, ErrNoResolver
 }
 
+const note = "# Written by postern up --install-resolver.\n"
+
+// Usable says in an [ErrNoResolver] why a drop-in would be without effect.
+func Usable(root string) error {
+	if runtime.GOOS == "linux" {
+		return resolvedAnswers(root)
+	}
+	return nil
+}
+
 // Install writes the drop-in. It reports whether anything changed.
 func (d DropIn) Install() (changed bool, err error) {
-	if old, err := os.ReadFile(d.Path); err == nil && string(old) == d.Text {
+	if d.Installed() {
 		return false, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(d.Path), 0o755); err != nil {
@@ -60,6 +68,12 @@ func (d DropIn) Install() (changed bool, err error) {
 func (d DropIn) Installed() bool {
 	old, err := os.ReadFile(d.Path)
 	return err == nil && string(old) == d.Text
+}
+
+// There reports whether it is, or another one in its place.
+func (d DropIn) There() bool {
+	_, err := os.Lstat(d.Path)
+	return err == nil
 }
 
 // Uninstall removes it. It reports whether it was there.

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -248,14 +250,14 @@ func (k *keeper) hintNames(c *cli.Context) {
 		return
 	}
 	d, err := resolver.For(c.String("root"), client.Domain, k.server)
-	if err == nil && d.Installed() {
+	if err == nil && d.Installed() && resolver.Usable(c.String("root")) == nil {
 		return
 	}
 	if hosts, err := os.ReadFile(hostsFile(c)); err == nil && strings.Contains(string(hosts), "."+client.Domain) {
 		return
 	}
 	how := "sudo postern up --install-resolver"
-	if err != nil {
+	if err != nil || resolver.Usable(c.String("root")) != nil {
 		how = "sudo postern up --install-hosts SERVICE..."
 	}
 	k.p.hintf("names like db.%s are answered at %s; to use them everywhere, once: %s", client.Domain, k.server, how)
@@ -277,18 +279,20 @@ func (p program) dropIn(c *cli.Context) (resolver.DropIn, error) {
 	if !server.IsValid() {
 		return resolver.DropIn{}, usagef("up: --install-resolver goes with no --dns none")
 	}
-	d, err := resolver.For(c.String("root"), client.Domain, server)
-	if errors.Is(err, resolver.ErrNoResolver) {
-		p.hintf("sudo postern up --install-hosts SERVICE... puts the names into the hosts file")
+	if err := none(c); err != nil {
+		return resolver.DropIn{}, err
 	}
-	return d, err
+	return resolver.For(c.String("root"), client.Domain, server)
 }
 
 func (p program) installResolver(c *cli.Context) error {
-	if err := none(c); err != nil {
-		return err
-	}
 	d, err := p.dropIn(c)
+	if err == nil {
+		err = resolver.Usable(c.String("root"))
+	}
+	if errors.Is(err, resolver.ErrNoResolver) {
+		return hinted{err, "sudo postern up --install-hosts SERVICE... puts the names into the hosts file"}
+	}
 	if err != nil {
 		return err
 	}
@@ -296,31 +300,38 @@ func (p program) installResolver(c *cli.Context) error {
 		return err
 	}
 	p.sayf("names under .%s are asked for at %s: %s", client.Domain, c.String("dns"), d.Path)
-	if d.Restart != nil {
-		p.hintf("now: sudo %s", strings.Join(d.Restart, " "))
-	}
-	return nil
+	return p.tellSystem(c, d.Begin)
 }
 
 func (p program) uninstallResolver(c *cli.Context) error {
-	if err := none(c); err != nil {
-		return err
-	}
 	d, err := p.dropIn(c)
 	if err != nil {
 		return err
 	}
-	changed, err := d.Uninstall()
-	if err != nil {
-		return err
-	}
-	if !changed {
+	if !d.There() {
 		p.sayf("there was nothing to take away")
 		return nil
 	}
+	told := p.tellSystem(c, d.End)
+	if _, err := d.Uninstall(); err != nil || told != nil {
+		return errors.Join(told, err)
+	}
 	p.sayf("the system's resolver is as it was before")
-	if d.Restart != nil {
-		p.hintf("now: sudo %s", strings.Join(d.Restart, " "))
+	return nil
+}
+
+// tellSystem runs the commands that make a drop-in count, or take it back, unless it
+// is another system's.
+func (p program) tellSystem(c *cli.Context, commands [][]string) error {
+	for _, command := range commands {
+		line := strings.Join(command, " ")
+		if c.String("root") != "/" {
+			p.hintf("in that system: %s", line)
+			continue
+		}
+		if out, err := exec.CommandContext(c.Context, command[0], command[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", line, err, bytes.TrimSpace(out))
+		}
 	}
 	return nil
 }

@@ -171,7 +171,7 @@ func TestWithOneLoopbackAddressNamesLeadToIt(t *testing.T) {
 func TestNamesGetIntoTheHostsFileAndOut(t *testing.T) {
 	m := newMachine(t)
 	root := t.TempDir()
-	os.MkdirAll(filepath.Join(root, "etc/systemd"), 0o755)
+	os.MkdirAll(filepath.Join(root, "etc"), 0o755)
 	hosts := filepath.Join(root, "etc/hosts")
 	os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"), 0o644)
 	m.run("", "up", "--root", root, "--install-hosts", "db", "web").want(t, exitOK, "2 names")
@@ -183,16 +183,44 @@ func TestNamesGetIntoTheHostsFileAndOut(t *testing.T) {
 	if text, _ := os.ReadFile(hosts); string(text) != "127.0.0.1 localhost\n" {
 		t.Errorf("hosts: %s", text)
 	}
-	m.run("", "up", "--root", root, "--install-resolver").want(t, exitOK, "resolved.conf.d/postern.conf", "systemd-resolved")
-	text, err := os.ReadFile(filepath.Join(root, "etc/systemd/resolved.conf.d/postern.conf"))
-	if err != nil || !strings.Contains(string(text), "DNS=127.63.0.53:5354\nDomains=~postern.internal\n") {
-		t.Errorf("drop-in: %s, %v", text, err)
-	}
-	m.run("", "up", "--root", root, "--uninstall-resolver").want(t, exitOK, "as it was")
 	for _, args := range [][]string{
 		{"up", "--install-hosts"}, {"up", "--install-hosts", "a/b"}, {"up", "--install-hosts", "--uninstall-hosts", "a"},
 		{"up", "--dns", "8.8.8.8:53"}, {"up", "--dns", "nonsense"},
 	} {
 		m.run("", args...).want(t, exitUsage, "postern: ", "hint: ")
+	}
+}
+
+// A drop-in for a resolver that does not run, or that nobody asks, would be no success.
+func TestTheResolverIsToldOnlyWhereItIsAsked(t *testing.T) {
+	m := newMachine(t).enrolled()
+	root := t.TempDir()
+	for _, dir := range []string{"etc/systemd/system", "run/systemd/resolve"} {
+		os.MkdirAll(filepath.Join(root, dir), 0o755)
+	}
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install := []string{"up", "--root", root, "--install-resolver"}
+	m.run("", install...).want(t, exitFailed, "does not run here", "hint: sudo postern up --install-hosts")
+	l, err := net.Listen("unix", filepath.Join(root, "run/systemd/resolve/io.systemd.Resolve"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	write("etc/resolv.conf", "nameserver 192.0.2.53\n# nameserver 127.0.0.53\n")
+	write("etc/nsswitch.conf", "passwd: files\nhosts: files dns\n")
+	m.run("", install...).want(t, exitFailed, "programs do not ask it", "hint: sudo postern up --install-hosts")
+	if found, _ := filepath.Glob(root + "/etc/systemd/system/*"); len(found) > 0 {
+		t.Errorf("made %q", found)
+	}
+	for _, asked := range [][2]string{{"etc/nsswitch.conf", "hosts:\tfiles resolve [!UNAVAIL=return] dns\n"}, {"etc/resolv.conf", "nameserver 127.0.0.53\n"}} {
+		write("etc/nsswitch.conf", "hosts: files dns\n")
+		write(asked[0], asked[1])
+		m.run("", install...).want(t, exitOK, "asked for at 127.63.0.53:5354", "systemctl enable postern-resolver.service", "systemctl restart")
+		m.run("", "up", "--root", root, "--uninstall-resolver").want(t, exitOK, "systemctl disable --now", "as it was")
+		m.run("", "up", "--root", root, "--uninstall-resolver").want(t, exitOK, "nothing to take away")
 	}
 }
