@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -80,7 +81,7 @@ func (n *network) dnsmasq(name, address string, port int, answer string) {
 	testkit.Eventually(n.t, 10*time.Second, name+" to answer", func() bool {
 		up := false
 		n.Do(n.t, func() {
-			conn, err := net.Dial("tcp", fmt.Sprintf("%s:%d", address, port))
+			conn, err := net.Dial("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
 			if up = err == nil; up {
 				conn.Close()
 			}

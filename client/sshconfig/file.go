@@ -2,11 +2,13 @@ package sshconfig
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/postern-sdp/postern/internal/atomicfile"
 )
@@ -69,6 +71,15 @@ func (f Files) Read() ([]byte, error) {
 	return b, nil
 }
 
+// Settle returns c with those services left to the person whose names are theirs.
+func (f Files) Settle(ctx context.Context, c Config) (Config, error) {
+	config, err := f.Read()
+	if err == nil {
+		c.Left = f.taken(ctx, config, c.Services)
+	}
+	return c, err
+}
+
 // Install writes our file and has the configuration include it. Both are whole at
 // every moment. It reports whether the configuration was changed.
 func (f Files) Install(c Config) (changed bool, err error) {
@@ -83,6 +94,67 @@ func (f Files) Install(c Config) (changed bool, err error) {
 		return false, err
 	}
 	return f.replace(config, Include(config, f.include()))
+}
+
+// Bound returns the folder of the identity that our file is for, "" for the one in use.
+// There is none without our file.
+func (f Files) Bound() (identity string, installed bool) {
+	b, err := os.ReadFile(f.Postern)
+	if err != nil {
+		return "", false
+	}
+	identity, installed = lineOf(string(b), identityLine)
+	if identity == inUse {
+		identity = ""
+	}
+	return identity, installed
+}
+
+// Refresh writes our file anew if it is there and has other services. Its command and
+// identity stay. It reports whether it did.
+func (f Files) Refresh(ctx context.Context, c Config) (changed bool, err error) {
+	b, err := os.ReadFile(f.Postern)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", f.Postern, err)
+	}
+	old := string(b)
+	if names, found := lineOf(old, servicesLine); !found || names == c.names() {
+		return false, nil
+	}
+	_, host := c.any()
+	_, last, found := cutLast(old, proxyLine)
+	command, ours := strings.CutSuffix(last, " "+host+"\n")
+	if !found || !ours {
+		return false, nil // somebody has changed it by hand
+	}
+	c.Command, c.Identity = command, ""
+	if identity, _ := lineOf(old, identityLine); identity != inUse {
+		c.Identity = identity
+	}
+	if c, err = f.Settle(ctx, c); err != nil {
+		return false, err
+	}
+	return true, atomicfile.Write(f.Postern, []byte(c.String()), 0o600)
+}
+
+// lineOf returns the rest of the line of text that begins so.
+func lineOf(text, begin string) (rest string, found bool) {
+	for line := range strings.Lines(text) {
+		if rest, found = strings.CutPrefix(line, begin); found {
+			return strings.TrimRight(rest, "\r\n"), true
+		}
+	}
+	return "", false
+}
+
+func cutLast(s, separator string) (before, after string, found bool) {
+	if at := strings.LastIndex(s, separator); at >= 0 {
+		return s[:at], s[at+len(separator):], true
+	}
+	return s, "", false
 }
 
 // Uninstall takes the line and our file away. It reports whether there was either.

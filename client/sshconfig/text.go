@@ -2,6 +2,7 @@ package sshconfig
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,52 +10,85 @@ import (
 
 // Config is what Postern's file says.
 type Config struct {
-	// Command is the program with its arguments that carries a connection on its
-	// standard input and output. The service's name is put behind it.
-	Command []string
+	// Command carries a connection on its standard input and output, with the service's
+	// name behind it: see [Command].
+	Command string
+	// Identity is the folder of the one that Command is bound to, "" for the one in use.
+	Identity string
 	// Services are to be reached by their bare names; by their full ones, all are.
 	Services []string
-	Domain   string // of full names
-	Windows  bool   // commands are read by cmd.exe, not by a shell
+	// Left are those of Services that are the person's own names.
+	Left    []string
+	Domain  string // of full names
+	Windows bool
 }
 
-const head = `# Written by postern ssh-config. Changes are lost with the next --install;
+const head = `# Written by postern ssh-config, and anew when your services change.
 # postern ssh-config --uninstall takes the file away.
 `
+
+// The lines that Refresh looks for.
+const (
+	identityLine = "# Identity: "
+	servicesLine = "# Services: "
+	proxyLine    = "\tProxyCommand "
+	inUse        = "the one in use"
+)
 
 // String returns the file's text. Hosts' keys are known by services' full names, one
 // entry each, whatever port or address a connection comes from.
 func (c Config) String() string {
 	var b strings.Builder
-	b.WriteString(head)
+	b.WriteString(head + identityLine + c.identity() + "\n" + servicesLine + c.names() + "\n")
 	for _, s := range c.Services {
+		if slices.Contains(c.Left, s) {
+			continue
+		}
 		full := s + "." + c.Domain
 		fmt.Fprintf(&b, "\nHost %s %s\n\tHostName %s\n\tHostKeyAlias %s\n", s, full, full, full)
-		fmt.Fprintf(&b, "\tCheckHostIP no\n\tProxyCommand %s\n", c.proxy(s))
+		fmt.Fprintf(&b, "\tCheckHostIP no\n%s%s %s\n", proxyLine, c.Command, s)
 	}
-	fmt.Fprintf(&b, "\nHost *.%s\n\tCheckHostIP no\n\tProxyCommand %s\n", c.Domain, c.proxy("%h"))
+	pattern, host := c.any()
+	fmt.Fprintf(&b, "\nHost *.%s %s\n\tCheckHostIP no\n%s%s %s\n", c.Domain, pattern, proxyLine, c.Command, host)
 	return b.String()
 }
 
-// proxy is the value of ProxyCommand. service may be a token of ssh's.
-func (c Config) proxy(service string) string { return Proxy(c.Command, service, c.Windows) }
+func (c Config) identity() string { return cmp.Or(c.Identity, inUse) }
 
-// Proxy writes a command line for ssh's ProxyCommand: each word quoted for the shell
-// that runs it, and nothing in it taken for one of ssh's tokens. service is put
-// behind as it is.
-func Proxy(command []string, service string, windows bool) string {
-	var words []string
-	for _, word := range command {
-		words = append(words, strings.ReplaceAll(quote(word, windows), "%", "%%"))
+func (c Config) names() string { return strings.Join(slices.Sorted(slices.Values(c.Services)), " ") }
+
+// any returns ssh's token for the host, quoted for the shell that it gets to, and the
+// patterns of hosts that would get out of those quotes. A host's name may be anybody's
+// choice, such as that of a git submodule, and OpenSSH before 9.6 takes any characters.
+func (c Config) any() (patterns, host string) {
+	if !c.Windows {
+		return `"!*'*"`, "'%h'"
 	}
-	return strings.Join(append(words, service), " ")
+	// In double quotes, $, ` and " mean something to the sh that Git's ssh has there, and
+	// % to cmd.exe. The last one is in quotes that OpenSSH before 8.7 does not know: it is
+	// lost there, and nothing else is.
+	return "!*$* !*`* !*%* " + `'!*"*'`, `"%h"`
 }
 
-// quote makes one word of s. Names that need no quotes get none.
+// Command writes a command line for ssh's ProxyCommand: each word quoted for the shell
+// that runs it, and nothing in it taken for one of ssh's tokens.
+func Command(words []string, windows bool) string {
+	var quoted []string
+	for _, word := range words {
+		quoted = append(quoted, strings.ReplaceAll(quote(word, windows), "%", "%%"))
+	}
+	return strings.Join(quoted, " ")
+}
+
+// quote makes one word of s. Names that need no quotes get none. On Windows a command is
+// run by CreateProcess or, by the ssh that comes with Git, by sh: slashes are good for
+// both.
 func quote(s string, windows bool) string {
 	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=,+@", r) ||
-			windows && r == '\\'
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=,+@", r)
+	}
+	if windows {
+		s = strings.ReplaceAll(s, `\`, "/")
 	}
 	switch {
 	case s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }):
@@ -111,22 +145,4 @@ func find(config []byte, line string) (at, length int) {
 		at, rest = at+n, rest[n:]
 	}
 	return -1, 0
-}
-
-// Taken returns those of the names that config has a section of its own for: it is
-// the person's choice what they mean.
-func Taken(config []byte, names []string) []string {
-	var taken []string
-	for line := range bytes.Lines(config) {
-		words := strings.FieldsFunc(string(line), func(r rune) bool { return strings.ContainsRune(" \t\r\n=\"", r) })
-		if len(words) == 0 || !strings.EqualFold(words[0], "host") {
-			continue
-		}
-		for _, w := range words[1:] {
-			if slices.Contains(names, w) && !slices.Contains(taken, w) {
-				taken = append(taken, w)
-			}
-		}
-	}
-	return taken
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -22,6 +23,8 @@ const (
 	agentReady = "ready\n"
 	// agentStart bounds the starting of an agent.
 	agentStart = 10 * time.Second
+	// listOld is when an agent that starts asks again what there is, for ssh.
+	listOld = time.Hour
 )
 
 func (p program) agent() *cli.Command {
@@ -77,10 +80,24 @@ func (p program) runAgent(c *cli.Context) error {
 	}
 	d := p.dialer(device, client.DialerConfig{Idle: c.Duration("session-idle")})
 	defer d.Close()
+	ctx, cancel := context.WithCancel(c.Context)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	asking.Go(func() { p.lookForServices(ctx, device) })
 	return agent.Serve(c.Context, l, agent.Config{
 		Kind: "agent", Version: version.Version, Dialer: d, Sessions: d.Sessions,
 		Idle: c.Duration("idle"), Current: device.Current,
 	})
+}
+
+// lookForServices has ssh know what was granted of late: plain ssh never asks for a name
+// that it does not know. Nobody waits for it, and nothing depends on it.
+func (p program) lookForServices(ctx context.Context, device *client.Client) {
+	known, err := client.CachedServices(device.Status().Folder)
+	if _, installed := sshFiles(device); installed && (err != nil || time.Since(known.Asked) > listOld) {
+		_, _ = p.list(ctx, device)
+	}
 }
 
 func (p program) stopAgent(c *cli.Context) error {

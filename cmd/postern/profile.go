@@ -51,6 +51,19 @@ func chosen(c *cli.Context) (folder, name string, err error) {
 	return folder, name, err
 }
 
+// identityInUse is the folder of a command's identity that nobody says anything else to.
+func identityInUse() (string, error) {
+	store, err := profiles()
+	if err != nil {
+		return "", err
+	}
+	name, err := store.Current()
+	if err != nil {
+		return "", err
+	}
+	return store.Folder(name)
+}
+
 // useIfFirst makes a profile that was enrolled the one in use when nothing else could
 // be, and reports whether it is the one in use.
 func useIfFirst(name string) (bool, error) {

@@ -132,7 +132,7 @@ func (p program) openProxy(c *cli.Context, password proxy.Password) (net.Listene
 	config := proxy.Config{
 		Dialer: dialer, Others: others, Password: password, Notify: said.tell,
 		Services: func(ctx context.Context) ([]client.Service, error) {
-			all, err := device.Services(ctx)
+			all, err := p.list(ctx, device)
 			return all.Services, err
 		},
 	}

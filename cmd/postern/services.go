@@ -32,7 +32,7 @@ func (p program) runServices(c *cli.Context) error {
 		return err
 	}
 	stop := p.waiting(controllersAnswer)
-	found, err := device.Services(c.Context)
+	found, err := p.list(c.Context, device)
 	stop()
 	if err != nil {
 		return explain(device, err)

@@ -54,9 +54,15 @@ func (p program) runSSH(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	options := []string{"-o", "ProxyCommand=" + sshconfig.Proxy(command, "%n", runtime.GOOS == "windows"), "-o", "CheckHostIP=no"}
+	var options []string
 	if service := destination(args); service != "" {
-		options = append(options, "-o", "HostKeyAlias="+client.ServiceName(service)+"."+client.Domain)
+		// ssh hands the command to a shell.
+		if service = client.ServiceName(service); !safeName.MatchString(service) {
+			return usagef("ssh: %q is no service's name", service)
+		}
+		proxy := sshconfig.Command(append(command, service), runtime.GOOS == "windows")
+		options = []string{"-o", "ProxyCommand=" + proxy, "-o", "CheckHostIP=no",
+			"-o", "HostKeyAlias=" + service + "." + client.Domain}
 	}
 	return p.become(path, append(options, args...))
 }

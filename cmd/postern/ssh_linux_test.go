@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-sdp/postern/client"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/control/controltest"
 	"github.com/postern-sdp/postern/internal/testkit"
@@ -112,7 +113,7 @@ func TestPlainSSHScpSftpRsyncAndGitWorkOnceInstalled(t *testing.T) {
 	if err := os.WriteFile(config, []byte(before), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.run("", "ssh-config", "--install", "--path", config).want(t, exitOK, "sections of its own for mine", "1 service", "includes it now")
+	m.run("", "ssh-config", "--install", "--path", config).want(t, exitOK, "mine are known to ssh without Postern", "1 service", "includes it now")
 
 	command := func(program string, args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), program, args...)
@@ -180,6 +181,75 @@ func TestPlainSSHScpSftpRsyncAndGitWorkOnceInstalled(t *testing.T) {
 	m.run("", "ssh-config", "--uninstall", "--path", config).want(t, exitOK, "as it was")
 	if after, err := os.ReadFile(config); err != nil || string(after) != before {
 		t.Errorf("after uninstall: %q, %v", after, err)
+	}
+}
+
+func TestSSHKnowsWhatIsGrantedLater(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	m := newMachine(t).enrolled()
+	m.services("web", "mine")
+	ssh := filepath.Join(home, ".ssh")
+	os.Mkdir(ssh, 0o700)
+	os.WriteFile(filepath.Join(ssh, "config"), []byte("Host mine\n\tUser me\n"), 0o600)
+	names := func() string {
+		b, _ := os.ReadFile(filepath.Join(ssh, "postern.conf")) // none: no names
+		var found []string
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) == 3 && f[0] == "Host" && !strings.HasPrefix(f[1], "*") {
+				found = append(found, f[1])
+			}
+		}
+		return strings.Join(found, " ")
+	}
+	if r := m.run("", "services"); names() != "" || r.talk != "" {
+		t.Errorf("not installed, and there is %q; it said %q", names(), r.talk)
+	}
+	m.run("", "ssh-config", "--install").want(t, exitOK, "1 service")
+
+	m.services("web", "db", "mine")
+	m.run("", "services").want(t, exitOK, "ssh knows your present services")
+	if names() != "web db" {
+		t.Errorf("ssh knows %q", names())
+	}
+	if r := m.run("", "services"); r.talk != "" {
+		t.Errorf("without a change it said %q", r.talk)
+	}
+	m.c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	m.run("", "--timeout", "200ms", "ssh-config", "--install").want(t, exitOK, "services of last time", "2 services")
+	if names() != "web db" {
+		t.Errorf("after an installation in silence, ssh knows %q", names())
+	}
+	m.c.Set(func(c *controltest.Controller) { c.Lose = 0 })
+
+	// Another identity's services are no reason.
+	other := newMachine(t).enrolled()
+	other.services("theirs")
+	if r := other.run("", "services"); r.talk != "" || names() != "web db" {
+		t.Errorf("another identity: %q, it said %q", names(), r.talk)
+	}
+
+	// Plain ssh asks for nothing by itself: the agent that it starts does, when long nobody has.
+	cached := filepath.Join(m.folder, control.ServicesFile)
+	list, err := client.CachedServices(m.folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list.Asked = list.Asked.Add(-2 * time.Hour)
+	b, _ := json.Marshal(list)
+	if err := os.WriteFile(cached, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.services("web", "db", "forge")
+	m.withAgent()
+	m.run("hello", "connect", "--stdio", "echo").want(t, exitOK)
+	testkit.Eventually(t, 20*time.Second, "the agent to tell ssh", func() bool { return names() == "web db forge" })
+}
+
+func TestNoHostIsTakenThatCannotBeAService(t *testing.T) {
+	m := newMachine(t).enrolled()
+	for _, host := range []string{"$(touch bad)", "me@a;b", "ssh://a'b/"} {
+		m.run("", "ssh", host, "true").want(t, exitUsage, "no service's name")
 	}
 }
 

@@ -159,7 +159,8 @@ func (p program) keepUp(c *cli.Context, device *client.Client, server netip.Addr
 	}
 	k.hintNames(c)
 	var refused error
-	up.Follow(ctx, device.Services, known.Services, k.again, func(services []client.Service, err error) {
+	ask := func(ctx context.Context) (client.Services, error) { return p.list(ctx, device) }
+	up.Follow(ctx, ask, known.Services, k.again, func(services []client.Service, err error) {
 		if err != nil {
 			if !isSilence(err) && !errors.Is(err, client.ErrNoControl) {
 				refused = explain(device, err)
