@@ -130,7 +130,7 @@ func printFinding(w io.Writer, f doctor.Finding, colour bool) {
 
 // coloured reports whether w is a terminal whose user has nothing against colours.
 func coloured(w io.Writer) bool {
-	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	return os.Getenv("NO_COLOR") == "" && drawable(w)
 }
 
 // painted puts a terminal's colours around text.

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/postern-sdp/postern/client/service"
+	"github.com/postern-sdp/postern/internal/cmdline"
 )
 
 const (
@@ -55,7 +56,7 @@ func (p program) serviceInstall() *cli.Command {
 		Usage:     "start postern up now, and at each login",
 		UsageText: "postern service install [--print] [--json] [-- OPTION OF up...]",
 		Description: `An older installation is replaced, and started anew. What follows -- is given to
-postern up; --identity and --timeout before "service" are kept too.
+postern up; --identity, --profile and --timeout before "service" are kept too.
 
 --print shows the file that would be written, and installs nothing.
 
@@ -235,10 +236,14 @@ func (p program) runServiceRun(c *cli.Context) error {
 	if path := c.Path("identity"); path != "" {
 		args = append(args, "--identity", path)
 	}
+	if name := c.String("profile"); name != "" {
+		args = append(args, "--profile", name)
+	}
 	args = append(args, "--timeout", c.Duration("timeout").String())
 	args = append(args, c.Args().Slice()...)
 	for {
-		err := quiet.app().RunContext(c.Context, args)
+		app := quiet.app()
+		err := app.RunContext(c.Context, cmdline.Reorder(app, args))
 		if err == nil || c.Context.Err() != nil {
 			return err
 		}

@@ -74,6 +74,11 @@ func TestWhatRunsInTheBackgroundTriesAgainAndKeepsALog(t *testing.T) {
 		}
 		rest = after
 	}
+	// The command line is read as any other one.
+	m.run("", "service", "run", "--log", log, "--", "profile", "use", "x", "--no-such-option").want(t, exitUsage)
+	if text, _ := os.ReadFile(log); !strings.Contains(string(text), "no-such-option") {
+		t.Errorf("an option behind an argument was taken for an argument:\n%q", text[max(0, len(text)-300):])
+	}
 	// Everything else is.
 	failing := m.command("service", "run", "--log", log, "--", "emergency", "--key", "/nonexistent")
 	if err := failing.Start(); err != nil {
@@ -85,4 +90,15 @@ func TestWhatRunsInTheBackgroundTriesAgainAndKeepsALog(t *testing.T) {
 		text, _ := os.ReadFile(log)
 		return strings.Count(string(text), "read emergency key") >= 2
 	})
+}
+
+func TestWhatRunsInTheBackgroundHasTheProfileThatItWasInstalledWith(t *testing.T) {
+	home(t)
+	m := newMachine(t)
+	m.folder = ""
+	log := filepath.Join(t.TempDir(), "up.log")
+	m.run("", "--profile", "work", "service", "run", "--log", log, "--", "services").want(t, exitNotEnrolled)
+	if text, _ := os.ReadFile(log); !strings.Contains(string(text), filepath.Join("profiles", "work")) {
+		t.Errorf("it looked elsewhere: %s", text)
+	}
 }

@@ -69,7 +69,7 @@ func (p program) drawing(asJSON bool) func(statusJSON) error {
 	switch {
 	case asJSON:
 		return func(s statusJSON) error { return json.NewEncoder(p.out).Encode(s) }
-	case isTerminal(p.out):
+	case drawable(p.out):
 		fmt.Fprint(p.out, clearScreen)
 		return func(s statusJSON) error {
 			text, err := picture(s)
@@ -102,4 +102,10 @@ func picture(s statusJSON) (string, error) {
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// drawable reports whether w is a terminal that understands escape sequences.
+func drawable(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isTerminal(f) && takesEscapes(f)
 }
