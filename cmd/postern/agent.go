@@ -53,8 +53,8 @@ $XDG_RUNTIME_DIR where there is one.
 		},
 		Subcommands: []*cli.Command{{
 			Name: "stop", Usage: "end the agent, and the connections that it carries",
-			UsageText: "postern agent stop", Action: p.stopAgent,
-			Description: "   $ postern agent stop",
+			UsageText: "postern agent stop [--json]", Action: p.stopAgent,
+			Description: "   $ postern agent stop", Flags: []cli.Flag{jsonFlag()},
 		}},
 		Action: p.runAgent,
 	}
@@ -112,13 +112,18 @@ func (p program) stopAgent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Stop(c.Context); errors.Is(err, agent.ErrNoAgent) {
-		p.sayf("no agent is running")
-		return nil
-	} else if err != nil {
+	err = r.Stop(c.Context)
+	none := errors.Is(err, agent.ErrNoAgent)
+	switch {
+	case err != nil && !none:
 		return err
+	case c.Bool("json"):
+		return p.printJSON(map[string]bool{"stopped": !none})
+	case none:
+		p.sayf("no agent is running")
+	default:
+		p.sayf("the agent ends")
 	}
-	p.sayf("the agent ends")
 	return nil
 }
 

@@ -110,8 +110,9 @@ default. --profile NAME, or POSTERN_PROFILE, chooses one for one command.
 			},
 			{
 				Name: "use", Usage: "choose the profile that is used from now on", ArgsUsage: "NAME",
-				UsageText:   "postern profile use NAME",
+				UsageText:   "postern profile use [--json] NAME",
 				Description: "   $ postern profile use work\n   $ postern profile use default",
+				Flags:       []cli.Flag{jsonFlag()},
 				Action:      p.useProfile, BashComplete: p.completeProfile,
 			},
 			{
@@ -122,18 +123,19 @@ default. --profile NAME, or POSTERN_PROFILE, chooses one for one command.
 			},
 			{
 				Name: "rename", Usage: "give a profile another name", ArgsUsage: "OLD NEW",
-				UsageText:   "postern profile rename OLD NEW",
+				UsageText:   "postern profile rename [--json] OLD NEW",
 				Description: "The default profile keeps its name.\n\n   $ postern profile rename work acme",
+				Flags:       []cli.Flag{jsonFlag()},
 				Action:      p.renameProfile, BashComplete: p.completeProfile,
 			},
 			{
 				Name: "remove", Usage: "delete a profile's identity from this device", ArgsUsage: "NAME",
-				UsageText: "postern profile remove [--yes] NAME",
+				UsageText: "postern profile remove [--yes] [--json] NAME",
 				Description: `The key is gone for good; to come back, the device has to be enrolled anew. The
 controller is told nothing: its administrator can revoke the device.
 
    $ postern profile remove work`,
-				Flags:  []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do not ask"}},
+				Flags:  []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do not ask"}, jsonFlag()},
 				Action: p.removeProfile, BashComplete: p.completeProfile,
 			},
 		},
@@ -247,12 +249,15 @@ func (p program) useProfile(c *cli.Context) error {
 	if err := store.Use(name); err != nil {
 		return err
 	}
-	p.sayf("profile %s is in use", name)
 	for _, variable := range []string{"POSTERN_IDENTITY", profileVariable} {
 		if os.Getenv(variable) != "" {
-			p.hintf("%s is set in this shell, and comes before it", variable)
+			defer p.hintf("%s is set in this shell, and comes before it", variable)
 		}
 	}
+	if c.Bool("json") {
+		return p.printProfile(store, name)
+	}
+	p.sayf("profile %s is in use", name)
 	return nil
 }
 
@@ -301,8 +306,24 @@ func (p program) renameProfile(c *cli.Context) error {
 	if err := store.Rename(from, to); err != nil {
 		return err
 	}
+	if c.Bool("json") {
+		return p.printProfile(store, to)
+	}
 	p.sayf("profile %s is called %s now", from, to)
 	return nil
+}
+
+// printProfile prints one as JSON.
+func (p program) printProfile(store profile.Store, name string) error {
+	current, err := store.Current()
+	if err != nil {
+		return err
+	}
+	one, err := lookAt(store, name, current)
+	if err != nil {
+		return err
+	}
+	return p.printJSON(one)
 }
 
 func (p program) removeProfile(c *cli.Context) error {
@@ -325,6 +346,10 @@ func (p program) removeProfile(c *cli.Context) error {
 	}
 	if err := store.Remove(name); err != nil {
 		return err
+	}
+	if c.Bool("json") {
+		one.Current = false
+		return p.printJSON(one)
 	}
 	p.sayf("profile %s is removed from this device", name)
 	if one.Status != nil {

@@ -61,7 +61,8 @@ func (p program) main(ctx context.Context, args []string) int {
 	if p.complete(args) {
 		return exitOK
 	}
-	err := app.RunContext(ctx, cmdline.Reorder(app, args))
+	args = cmdline.Reorder(app, args)
+	err := app.RunContext(ctx, args)
 	if err == nil {
 		return exitOK
 	}
@@ -71,7 +72,11 @@ func (p program) main(ctx context.Context, args []string) int {
 	if cause := (interrupted{}); errors.As(context.Cause(ctx), &cause) {
 		return exitCode(cause)
 	}
-	if !told(err) {
+	switch {
+	case told(err):
+	case cmdline.Given(app, args, "json"):
+		_ = p.complainJSON(err) // there is nobody else to tell
+	default:
 		p.complain(err)
 	}
 	return exitCode(err)
@@ -85,6 +90,10 @@ service, for a while.
    $ postern services
    $ ssh -o ProxyCommand='postern connect --stdio %h' me@ssh
    $ postern connect db --listen 127.0.0.1:5432
+
+With --json, data is JSON on standard output; an error is one line of JSON on standard
+error, the last one: its message, its code, a kind (usage, denied, no-answer,
+not-enrolled, ended, unreachable or failed) and hints.
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 denied, 4 nobody answered,
 5 not enrolled, 6 the session was revoked or has expired, 7 the service's host is

@@ -81,7 +81,11 @@ func (p program) runServiceInstall(c *cli.Context) error {
 	}
 	if c.Bool("print") {
 		text, err := s.Text(spec)
-		if err == nil {
+		switch {
+		case err != nil:
+		case c.Bool("json"):
+			err = p.printJSON(map[string]string{"text": text})
+		default:
 			_, err = fmt.Fprint(p.out, text)
 		}
 		return err

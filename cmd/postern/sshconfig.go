@@ -69,6 +69,9 @@ func (p program) runSSHConfig(c *cli.Context) error {
 		return err
 	}
 	reached := slices.DeleteFunc(slices.Clone(config.Services), func(s string) bool { return slices.Contains(config.Left, s) })
+	if !install && c.Bool("json") {
+		return p.printJSON(sshInstalled{files.Config, files.Postern, false, reached, config.Left, config.String()})
+	}
 	if !install {
 		_, err := io.WriteString(p.out, config.String())
 		return err
@@ -78,7 +81,7 @@ func (p program) runSSHConfig(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("json") {
-		return p.printJSON(sshInstalled{files.Config, files.Postern, changed, reached, config.Left})
+		return p.printJSON(sshInstalled{files.Config, files.Postern, changed, reached, config.Left, ""})
 	}
 	p.sayf("ssh reaches %s by name: %s", plural(len(reached), "service"), files.Postern)
 	if changed {
@@ -92,7 +95,8 @@ type sshInstalled struct {
 	Postern  string   `json:"postern"`
 	Changed  bool     `json:"config_changed"`
 	Services []string `json:"services"`
-	Left     []string `json:"left_to_you,omitempty"` // names that the configuration has a section for
+	Left     []string `json:"left_to_you,omitempty"` // names that ssh knows without Postern
+	Text     string   `json:"text,omitempty"`        // what would be written
 }
 
 func (p program) uninstallSSH(c *cli.Context, files sshconfig.Files) error {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -49,6 +51,29 @@ func (p program) complain(err error) {
 	for _, hint := range hints(err) {
 		p.hintf("%s", hint)
 	}
+}
+
+// kinds are the exit codes' names for programs.
+var kinds = map[int]string{
+	exitUsage: "usage", exitDenied: "denied", exitNoAnswer: "no-answer", exitNotEnrolled: "not-enrolled",
+	exitEnded: "ended", exitUnreachable: "unreachable",
+}
+
+type errorJSON struct {
+	Error string   `json:"error"`
+	Kind  string   `json:"kind"`
+	Code  int      `json:"code"`
+	Hints []string `json:"hints"`
+}
+
+// complainJSON writes an error as one line of JSON.
+func (p program) complainJSON(err error) error {
+	code := exitCode(err)
+	said := errorJSON{err.Error(), cmp.Or(kinds[code], "failed"), code, hints(err)}
+	if said.Hints == nil {
+		said.Hints = []string{}
+	}
+	return json.NewEncoder(p.talk).Encode(said)
 }
 
 // silence is an error of nobody answering, with what a person needs to find out why.

@@ -28,8 +28,8 @@ func (p program) up() *cli.Command {
 		Usage:     "keep all your services reachable on this machine",
 		ArgsUsage: "[SERVICE]...",
 		UsageText: "postern up [--for DURATION] [--dns ADDRESS | --dns none] [--json] [SERVICE]...\n" +
-			"postern up --install-resolver | --uninstall-resolver | --uninstall-hosts\n" +
-			"postern up --install-hosts SERVICE...",
+			"postern up --install-resolver | --uninstall-resolver | --uninstall-hosts [--json]\n" +
+			"postern up --install-hosts [--json] SERVICE...",
 		Description: `Gives each service (or those named) a loopback address of its own, the same every
 day, and listens there on the service's own port, until Ctrl-C. The first connection
 knocks; while nobody uses a service, there is no session. What you are granted later
@@ -297,11 +297,14 @@ func (p program) installResolver(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := d.Install(); err != nil {
+	changed, err := d.Install()
+	if err != nil {
 		return err
 	}
-	p.sayf("names under .%s are asked for at %s: %s", client.Domain, c.String("dns"), d.Path)
-	return p.tellSystem(c, d.Begin)
+	if err := p.tellSystem(c, d.Begin); err != nil {
+		return err
+	}
+	return p.tellFile(c, d.Path, changed, fmt.Sprintf("names under .%s are asked for at %s: %s", client.Domain, c.String("dns"), d.Path))
 }
 
 func (p program) uninstallResolver(c *cli.Context) error {
@@ -310,14 +313,26 @@ func (p program) uninstallResolver(c *cli.Context) error {
 		return err
 	}
 	if !d.There() {
-		p.sayf("there was nothing to take away")
-		return nil
+		return p.tellFile(c, d.Path, false, nothingThere)
 	}
 	told := p.tellSystem(c, d.End)
 	if _, err := d.Uninstall(); err != nil || told != nil {
 		return errors.Join(told, err)
 	}
-	p.sayf("the system's resolver is as it was before")
+	return p.tellFile(c, d.Path, true, "the system's resolver is as it was before")
+}
+
+const nothingThere = "there was nothing to take away"
+
+// tellFile says what became of one of the system's files.
+func (p program) tellFile(c *cli.Context, path string, changed bool, sentence string) error {
+	if c.Bool("json") {
+		return p.printJSON(struct {
+			File    string `json:"file"`
+			Changed bool   `json:"changed"`
+		}{path, changed})
+	}
+	p.sayf("%s", sentence)
 	return nil
 }
 
@@ -355,12 +370,11 @@ func (p program) installHosts(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if changed {
-		p.sayf("%s has %s now", hostsFile(c), plural(len(addresses), "name"))
-	} else {
-		p.sayf("%s has them already", hostsFile(c))
+	sentence := fmt.Sprintf("%s has %s now", hostsFile(c), plural(len(addresses), "name"))
+	if !changed {
+		sentence = hostsFile(c) + " has them already"
 	}
-	return nil
+	return p.tellFile(c, hostsFile(c), changed, sentence)
 }
 
 func (p program) uninstallHosts(c *cli.Context) error {
@@ -371,10 +385,9 @@ func (p program) uninstallHosts(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if changed {
-		p.sayf("%s is as it was before", hostsFile(c))
-	} else {
-		p.sayf("there was nothing to take away")
+	sentence := hostsFile(c) + " is as it was before"
+	if !changed {
+		sentence = nothingThere
 	}
-	return nil
+	return p.tellFile(c, hostsFile(c), changed, sentence)
 }

@@ -219,7 +219,7 @@ func TestTheResolverIsToldOnlyWhereItIsAsked(t *testing.T) {
 	for _, asked := range [][2]string{{"etc/nsswitch.conf", "hosts:\tfiles resolve [!UNAVAIL=return] dns\n"}, {"etc/resolv.conf", "nameserver 127.0.0.53\n"}} {
 		write("etc/nsswitch.conf", "hosts: files dns\n")
 		write(asked[0], asked[1])
-		m.run("", install...).want(t, exitOK, "asked for at 127.63.0.53:5354", "systemctl enable postern-resolver.service", "systemctl restart")
+		m.run("", install...).want(t, exitOK, "systemctl enable postern-resolver.service", "systemctl restart", "asked for at 127.63.0.53:5354")
 		m.run("", "up", "--root", root, "--uninstall-resolver").want(t, exitOK, "systemctl disable --now", "as it was")
 		m.run("", "up", "--root", root, "--uninstall-resolver").want(t, exitOK, "nothing to take away")
 	}

@@ -32,6 +32,28 @@ func Reorder(app *cli.App, args []string) []string {
 	return reorder(app, args, true)
 }
 
+// Given reports whether a command line that [Reorder] has been through sets an option
+// of its command that needs no value. One that is another program's does not count.
+func Given(app *cli.App, args []string, option string) bool {
+	commands, flags, given := app.Commands, app.Flags, false
+	for i := 1; i < len(args) && args[i] != "--"; i++ {
+		if strings.HasPrefix(args[i], "-") {
+			name, value, _ := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
+			given = given || name == option && value != "false" && has(flags, args[i])
+			if takesValue(flags, args[i]) {
+				i++
+			}
+			continue
+		}
+		at := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(args[i]) })
+		if at < 0 || commands[at].SkipFlagParsing {
+			break
+		}
+		commands, flags = commands[at].Subcommands, commands[at].Flags
+	}
+	return given
+}
+
 func reorder(app *cli.App, args []string, own bool) []string {
 	commands, flags := app.Commands, app.Flags
 	first := 0 // where the command begins
