@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,7 +28,7 @@ type Network string
 
 // The kinds. All but the good one keep knocks from arriving, or answers.
 const (
-	Good         Network = "good"       // UDP gets out and answers come in
+	Good         Network = "good"       // UDP gets out and answers come in, wherever somebody could be asked
 	NoNetwork    Network = "no network" // there is no way out at all
 	Portal       Network = "captive portal"
 	NoUDP        Network = "udp blocked"  // TCP gets out, UDP does not
@@ -76,8 +78,10 @@ type seen struct {
 	dnsUDP       bool
 	dnsTCP       bool
 	stun         bool
-	outer        netip.AddrPort // as STUN servers see us
-	refused      string         // who said that the controller's port is shut
+	udp          map[string]bool // whether UDP to a port number was answered, by anybody
+	knocked      []string        // the controller's port numbers
+	outer        netip.AddrPort  // as STUN servers see us
+	refused      string          // who said that the controller's port is shut
 }
 
 // look asks all of them at once.
@@ -85,7 +89,7 @@ func look(ctx context.Context, p Probes, controller []netip.AddrPort) seen {
 	ctx, cancel := context.WithTimeout(ctx, 2*probeLimit)
 	defer cancel()
 	var mu sync.Mutex
-	var s seen
+	s := seen{udp: make(map[string]bool), knocked: portsOf(controller)}
 	note := func(f func()) { mu.Lock(); defer mu.Unlock(); f() }
 	var all sync.WaitGroup
 	for _, page := range p.Web {
@@ -106,13 +110,17 @@ func look(ctx context.Context, p Probes, controller []netip.AddrPort) seen {
 		})
 	}
 	for _, server := range p.Plain {
-		all.Go(func() { ok := askDNS(ctx, "udp", server); note(func() { s.dnsUDP = s.dnsUDP || ok }) })
+		all.Go(func() {
+			ok := askDNS(ctx, "udp", server)
+			note(func() { s.dnsUDP = s.dnsUDP || ok; s.udpTo(server, ok) })
+		})
 		all.Go(func() { ok := askDNS(ctx, "tcp", server); note(func() { s.dnsTCP = s.dnsTCP || ok }) })
 	}
 	for _, server := range p.STUN {
 		all.Go(func() {
 			outer, ok := askSTUN(ctx, server)
 			note(func() {
+				s.udpTo(server, ok)
 				if ok {
 					s.stun, s.outer = true, outer
 				}
@@ -134,8 +142,51 @@ func look(ctx context.Context, p Probes, controller []netip.AddrPort) seen {
 	return s
 }
 
+func (s seen) udpTo(server string, answered bool) {
+	if _, port, err := net.SplitHostPort(server); err == nil {
+		s.udp[port] = s.udp[port] || answered
+	}
+}
+
+// to names the port numbers that were answered at, or not.
+func (s seen) to(answered bool) string {
+	var all []string
+	for port, was := range s.udp {
+		if was == answered {
+			all = append(all, port)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// untold are those of the controller's port numbers at which nobody else was asked, and
+// blocked those at which nobody answered.
+func (s seen) untold() (untold, blocked []string) {
+	for _, port := range s.knocked {
+		answered, asked := s.udp[port]
+		switch {
+		case !asked:
+			untold = append(untold, port)
+		case !answered:
+			blocked = append(blocked, port)
+		}
+	}
+	return untold, blocked
+}
+
+func portsOf(addresses []netip.AddrPort) []string {
+	var all []string
+	for _, a := range addresses {
+		all = append(all, strconv.Itoa(int(a.Port())))
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // judge names the network: the likeliest reason first.
 func (s seen) judge() (n Network, found, do string) {
+	untold, blocked := s.untold()
 	out := s.web || s.dnsTCP || s.dnsUDP || s.stun
 	switch {
 	case s.altered:
@@ -154,14 +205,22 @@ func (s seen) judge() (n Network, found, do string) {
 		return NoNames, "addresses answer, but names do not resolve", "check this machine's DNS settings"
 	case !s.dnsUDP && !s.stun:
 		return NoUDP, "TCP gets out of here, UDP does not", "use another network (a phone's, for one), or ask for UDP to be let out"
-	case !s.stun:
-		return PortsBlocked, "UDP gets out to port 53 only", "ask for UDP to the controller's port to be let out, or use another network"
+	case !s.stun, len(blocked) > 0:
+		return PortsBlocked, fmt.Sprintf("UDP gets out to port %s, and not to %s", s.to(true), s.to(false)),
+			"ask for UDP to the controller's port to be let out, or use another network"
 	}
-	found = "UDP gets out and answers come in"
+	found = fmt.Sprintf("UDP gets out to port %s and answers come in", s.to(true))
 	if s.outer.IsValid() {
 		found += fmt.Sprintf("; others see this machine as %s", s.outer.Addr())
 	}
-	return Good, found, ""
+	do = "then it is the controller that is down, the clock, or a device that was removed: ask your administrator"
+	if len(untold) > 0 {
+		port := strings.Join(untold, ", ")
+		found += fmt.Sprintf("; whether to port %s, the controller's, too, nobody else can be asked", port)
+		do = fmt.Sprintf("then it is the controller that is down, port %s alone that is blocked, the clock, or a device that was removed: ask your administrator, "+
+			"try another network, or have --probe stun=ADDRESS:PORT ask a server of yours at that port", port)
+	}
+	return Good, found, do
 }
 
 // get fetches the page. altered says that somebody answered in its place.

@@ -110,11 +110,21 @@ func internet(address string) {
 			}))
 		}()
 	}
-	conn, err := net.ListenPacket("udp", address+":3478")
-	if err != nil {
-		panic(err)
+	var servers []net.PacketConn
+	for _, port := range []string{"4040", "3478"} {
+		conn, err := net.ListenPacket("udp", address+":"+port)
+		if err != nil {
+			panic(err)
+		}
+		servers = append(servers, conn)
 	}
 	fmt.Println("ready")
+	go stun(servers[0])
+	stun(servers[1])
+}
+
+// stun tells whoever asks where they are.
+func stun(conn net.PacketConn) {
 	buf := make([]byte, 1500)
 	for {
 		n, from, err := conn.ReadFrom(buf)
@@ -162,7 +172,7 @@ func TestDoctorNamesTheNetwork(t *testing.T) {
 	far.Route(t, "0.0.0.0/0", "203.0.113.1")
 	gateway.Sysctl(t, "ipv4/ip_forward", "1")
 	// Nobody is at the controller's port: like a controller, the machine is silent.
-	far.Run(t, "nft", "add table inet q; add chain inet q in { type filter hook input priority 0; }; add rule inet q in udp dport 4040 drop")
+	far.Run(t, "nft", "add table inet q; add chain inet q in { type filter hook input priority 0; }; add rule inet q in ip daddr 203.0.113.7 udp dport 4040 drop")
 	servers := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "TestMainOfInternet")
 	servers.Env = append(os.Environ(), internetEnv+"="+server)
 	out, err := servers.StdoutPipe()
@@ -186,8 +196,11 @@ func TestDoctorNamesTheNetwork(t *testing.T) {
 		found             string
 	}{
 		{"all is let through", "", "good", "10.9.0.2"},
+		{"the controller's port alone is dropped", "udp dport 4040 drop", "good", "whether to port 4040, the controller's, too, nobody else can be asked"},
+		{"the same with a server of one's own there", "udp dport 4040 drop", "port blocked", "UDP gets out to port 3478, 53, and not to 4040"},
+		{"all is let through with a server of one's own there", "", "good", "UDP gets out to port 3478, 4040, 53 and"},
 		{"all UDP is dropped", "meta l4proto udp drop", "udp blocked", "UDP does not"},
-		{"all UDP but DNS is dropped", "meta l4proto udp udp dport != 53 drop", "port blocked", "port 53 only"},
+		{"all UDP but DNS is dropped", "meta l4proto udp udp dport != 53 drop", "port blocked", "UDP gets out to port 53, and not to 3478"},
 		{"the port is refused", "udp dport 4040 reject", "port refused", "port unreachable"},
 		{"the port is refused by an administrator", "udp dport 4040 reject with icmp type admin-prohibited", "port refused", "refuses"},
 		{"everything is dropped", "drop", "no network", "nobody on the internet"},
@@ -207,6 +220,9 @@ func TestDoctorNamesTheNetwork(t *testing.T) {
 			gateway.ForgetFlows(t)
 			cmd := exec.CommandContext(t.Context(), program, "--timeout", "2s", "doctor", "--json",
 				"--probe", "web=http://"+server+"/", "--probe", "dns="+server+":53", "--probe", "stun="+server+":3478")
+			if strings.Contains(test.name, "server of one's own") {
+				cmd.Args = append(cmd.Args, "--probe", "stun="+server+":4040")
+			}
 			cmd.Env = m.command().Env
 			var out bytes.Buffer
 			cmd.Stdout = &out

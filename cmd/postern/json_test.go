@@ -103,3 +103,24 @@ func TestAnotherProgramsOptionIsNotOurs(t *testing.T) {
 		}
 	}
 }
+
+func TestWhereNobodyAnswersTheDoctorIsTheLastWord(t *testing.T) {
+	m := newMachine(t).enrolled()
+	last := func(args ...string) {
+		t.Helper()
+		r := m.run("", append([]string{"--timeout", "200ms"}, args...)...)
+		lines := strings.Split(strings.TrimSpace(r.talk), "\n")
+		if r.code != exitNoAnswer || !strings.HasPrefix(lines[len(lines)-1], "hint: postern doctor") {
+			t.Errorf("%v: exit code %d, it said\n%s", args, r.code, r.talk)
+		}
+	}
+	m.h.Stop()
+	last("connect", "--stdio", "echo")
+	m.c.Set(func(c *controltest.Controller) { c.Lose = 1 << 20 })
+	commands := [][]string{{"services"}, {"status"}, {"knock", "echo"}, {"connect", "--stdio", "echo"}}
+	for _, args := range commands {
+		last(args...)
+	}
+	m.withAgent()
+	last("connect", "--stdio", "echo")
+}

@@ -143,10 +143,12 @@ func hints(err error) []string {
 			"is it running?"}
 	case errors.Is(err, client.ErrHostSilent):
 		return []string{"the host's door is open for the address that the controller saw; " +
-			"a firewall on the way may drop UDP to the host"}
+			"a firewall on the way may drop UDP to the host", "postern doctor SERVICE tries each step"}
 	case errors.Is(err, client.ErrNoControl):
 		return []string{"knocks arrive, but the control port does not answer: " +
-			"a firewall on the way may drop UDP to it"}
+			"a firewall on the way may drop UDP to it", "postern doctor tries each step"}
+	case isSilence(err):
+		return []string{"postern doctor finds out why"}
 	case errors.Is(err, client.ErrCertificate):
 		return []string{"if the controller refuses to renew it, " +
 			"ask for a new join token and enrol again"}

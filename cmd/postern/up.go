@@ -240,8 +240,12 @@ func (k *keeper) failed(service string, err error) {
 	said := k.shown[service] == err.Error()
 	k.shown[service] = err.Error()
 	k.mu.Unlock()
-	if !said {
-		k.p.sayf("%s: %v", service, err)
+	if said {
+		return
+	}
+	k.p.sayf("%s: %v", service, err)
+	if isSilence(err) || errors.Is(err, client.ErrHostSilent) {
+		k.p.hintf("postern doctor %s finds out why", service)
 	}
 }
 
