@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -74,6 +75,64 @@ func TestTheUnitsAreUnderstood(t *testing.T) {
 	out := analyze(t, root, append([]string{"verify", "--man=no"}, paths...)...)
 	if strings.TrimSpace(out) != "" {
 		t.Errorf("systemd-analyze verify says\n%s", out)
+	}
+}
+
+// others are units that the boot's has to do with, as far as their order goes: those of
+// Debian 12, and, where theirs differ, of RHEL 9.
+var others = map[string]string{
+	"nftables.service": "DefaultDependencies=no\nWants=network-pre.target\nBefore=network-pre.target shutdown.target",
+	"ufw.service": "DefaultDependencies=no\nBefore=network-pre.target\nWants=network-pre.target local-fs.target\n" +
+		"After=local-fs.target",
+	"netfilter-persistent.service": "DefaultDependencies=no\nWants=network-pre.target\n" +
+		"Before=network-pre.target shutdown.target\nAfter=systemd-modules-load.service local-fs.target",
+	"firewalld.service": "Before=network-pre.target\nWants=network-pre.target\nAfter=dbus.service polkit.service",
+	"cloud-init-local.service": "DefaultDependencies=no\nWants=network-pre.target\nAfter=systemd-remount-fs.service\n" +
+		"Before=NetworkManager.service network-pre.target shutdown.target",
+}
+
+// TestTheBootsOrderGoesInNoCircle with other filters and cloud-init: systemd would leave
+// one of them out, perhaps ours.
+func TestTheBootsOrderGoesInNoCircle(t *testing.T) {
+	for name, debian := range map[string]bool{"Debian": true, "RHEL": false} {
+		t.Run(name, func(t *testing.T) {
+			root, _ := units(t)
+			write := func(name, text string) {
+				t.Helper()
+				path := filepath.Join(root, "units", name)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			wants := "[Unit]\nWants=multi-user.target postern-host-firewall.service postern-host.service"
+			for unit, text := range others {
+				if unit == "cloud-init-local.service" && debian {
+					text += "\nBefore=sysinit.target"
+				}
+				write(unit, "[Unit]\n"+text+"\n[Service]\nType=oneshot\nExecStart=/bin/true\n")
+				wants += " " + unit
+			}
+			if !debian {
+				b, err := os.ReadFile("../configs/packages/host-firewalld.conf")
+				if err != nil {
+					t.Fatal(err)
+				}
+				write("postern-host-firewall.service.d/firewalld.conf", string(b))
+			}
+			write("boot.target", wants)
+			if out := analyze(t, root, "verify", "--man=no", filepath.Join(root, "units", "boot.target")); strings.Contains(out, "cycle") {
+				t.Errorf("systemd-analyze verify says\n%s", out)
+			}
+		})
+	}
+	boot := keys(t, "postern-host-firewall.service")
+	for _, unit := range []string{"nftables.service", "ufw.service", "netfilter-persistent.service"} {
+		if !strings.Contains(boot["After"], unit) {
+			t.Errorf("%s may flush our rules", unit)
+		}
+	}
+	if !strings.Contains(boot["Before"], "cloud-init-local.service") {
+		t.Error("cloud-init brings a network up that nothing guards")
 	}
 }
 
