@@ -19,12 +19,18 @@ itself: that is what shows that somebody can still get in. The addresses that th
 trial kept open are closed then, and logins from them are cut, unless --keep-admin
 gives them more time.
 
+A login shows that somebody gets in later when it came through a session of Postern's
+while the agent is connected to its controller, from the source of a standing [[keep]]
+rule, or from a console. For any other, as a second one from the address that the trial
+keeps open, confirm says what is to fear and asks; where nobody can be asked it
+refuses. --force does neither.
+
    $ ssh -o ProxyCommand='postern connect --stdio %h' root@ssh-web1 postern-host confirm
    $ postern-host confirm --keep-admin 1h`,
 		Flags: []cli.Flag{
 			configFlag(),
 			&cli.DurationFlag{Name: "keep-admin", Usage: "leave the trial's addresses open for a `DURATION` more"},
-			&cli.BoolFlag{Name: "force", Usage: "take the login that ran protect, too"},
+			&cli.BoolFlag{Name: "force", Usage: "take any login, also the one that ran protect, and do not ask"},
 		},
 		Action: p.guarded(p.runConfirm),
 	}
@@ -35,11 +41,18 @@ func (p program) runConfirm(c *cli.Context, g *guard) error {
 	if keep < 0 || keep > protect.MaxTrial {
 		return usageError{errors.New("confirm: --keep-admin: want a time up to 24h")}
 	}
-	if err := g.checkAgent(c.Context, configPath(c)); err != nil {
+	agent, fault := g.askAgent(c.Context)
+	if err := g.checkAgent(agent, fault, configPath(c)); err != nil {
 		return err
 	}
 	login := protect.Present()
 	record, clock, _ := g.Store.Read() // openGuard has told its error
+	sure := assurance{login: login, keeps: g.Rules.Keep, agent: agent, fault: fault}
+	if why := sure.doubt(); why != "" && !c.Bool("force") && record.Confirmable(clock, login.Name) == nil {
+		if err := p.dare(why, keep); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), limit)
 	defer cancel()
 	_, err := g.Confirm(ctx, login.Name, c.Bool("force"), keep)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -71,7 +70,8 @@ func (p program) runProtect(c *cli.Context, g *guard) error {
 		err = p.printPlan(g, what)
 	}
 	if err == nil {
-		err = g.checkAgent(c.Context, configPath(c))
+		status, fault := g.askAgent(c.Context)
+		err = g.checkAgent(status, fault, configPath(c))
 	}
 	if err != nil || what.DryRun {
 		return err
@@ -81,7 +81,10 @@ func (p program) runProtect(c *cli.Context, g *guard) error {
 		return nil
 	}
 	if !c.Bool("yes") {
-		if err := p.ask(); err != nil {
+		if !isTerminal(p.in) {
+			return usageError{errors.New("protect: nobody is there to be asked: give --yes")}
+		}
+		if err := p.ask("put these rules in force?"); err != nil {
 			return err
 		}
 	}
@@ -174,23 +177,14 @@ func (p program) printPlan(g *guard, what plan) error {
 	return err
 }
 
-// ask wants a yes from a terminal.
-func (p program) ask() error {
-	in, isFile := p.in.(*os.File)
-	if !isFile || !terminal(in) {
-		return usageError{errors.New("protect: nobody is there to be asked: give --yes")}
-	}
-	fmt.Fprint(p.talk, "put these rules in force? [y/N] ")
-	line, err := bufio.NewReader(in).ReadString('\n')
+// ask wants a yes to a question from a terminal.
+func (p program) ask(question string) error {
+	fmt.Fprint(p.talk, question+" [y/N] ")
+	line, err := bufio.NewReader(p.in).ReadString('\n')
 	if answer := strings.ToLower(strings.TrimSpace(line)); err != nil || answer != "y" && answer != "yes" {
 		return errors.New("nothing was changed")
 	}
 	return nil
-}
-
-func terminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func (p program) sayf(format string, args ...any) {

@@ -59,12 +59,16 @@ func (p program) openGuard(ctx context.Context, s host.Settings) (*guard, error)
 	}, nil
 }
 
+// askAgent returns how the running agent is.
+func (g *guard) askAgent(ctx context.Context) (host.Status, error) {
+	return host.ReadStatus(ctx, g.settings.StatusSocket)
+}
+
 // checkAgent refuses to put rules in force beside a running agent that would put others
 // there: it reads what of the configuration is not at stake here by itself, and the
 // rest when it starts.
-func (g *guard) checkAgent(ctx context.Context, config string) error {
-	s, err := host.ReadStatus(ctx, g.settings.StatusSocket)
-	if err != nil || s.Settings == nil { // there is none, or one that does not tell
+func (g *guard) checkAgent(s host.Status, fault error, config string) error {
+	if fault != nil || s.Settings == nil { // there is none, or one that does not tell
 		return nil
 	}
 	if s.Config != "" && !sameFile(s.Config, config) {

@@ -104,8 +104,9 @@ func picture(s host.Status, err error) (string, error) {
 	return b.String(), err
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+// isTerminal is about what is read from or written to. /dev/null is none.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	if !ok {
 		return false
 	}

@@ -58,11 +58,8 @@ func (s Switch) Begin(ctx context.Context, trial time.Duration, ways []Way,
 // that cannot be read may have been a trial's.
 func (s Switch) Confirm(ctx context.Context, login string, force bool, keep time.Duration) (Record, error) {
 	return s.change(ctx, func(r *Record, c Clock) error {
-		if r.At(c) != Trial && !r.unread {
-			return ErrNoTrial
-		}
-		if login != "" && login == r.Login && !force {
-			return ErrSameLogin
+		if err := r.Confirmable(c, login); err != nil && !(force && errors.Is(err, ErrSameLogin)) {
+			return err
 		}
 		r.State, r.Until, r.Login = On, 0, ""
 		r.Boot, r.Backend, r.unread = c.Boot, s.Backend, false
@@ -74,6 +71,17 @@ func (s Switch) Confirm(ctx context.Context, login string, force bool, keep time
 		}
 		return nil
 	})
+}
+
+// Confirmable returns why a login may not confirm the record, if so.
+func (r Record) Confirmable(c Clock, login string) error {
+	switch {
+	case r.At(c) != Trial && !r.unread:
+		return ErrNoTrial
+	case login != "" && login == r.Login:
+		return ErrSameLogin
+	}
+	return nil
 }
 
 // Revert takes the rules away.

@@ -28,7 +28,7 @@ func (r *Remote) Steps() []Step {
 		step("a dry run says what would happen, and changes nothing", r.dryRun),
 		step("nobody confirms: the trial ends by itself, the agent killed", r.trialReverts),
 		step("protected: dark at once, the administrator's login lives", r.protect),
-		step("the same login cannot confirm, one through the tunnel can", r.confirm),
+		step("who shows no way in is not taken for a confirmation, who came through the tunnel is", r.confirm),
 		step("the container's port opens to one client, directly", r.direct),
 		step("the agent killed: nothing opens, the kernel ends what was open", r.agentKilled),
 		step("other firewalls reloaded and flushed: still dark", r.othersReloaded),
@@ -170,6 +170,9 @@ func (r *Remote) confirm(ctx context.Context) (string, error) {
 	if out, err := r.admin.Run(ctx, "postern-host confirm"); err == nil {
 		return "", broken("the login that ran protect confirmed: %s", out)
 	}
+	if err := r.unsure(ctx); err != nil {
+		return "", err
+	}
 	through, err := r.LoginThroughPostern(ctx, "client")
 	if err != nil {
 		return "", fmt.Errorf("knock in: %w", err)
@@ -190,6 +193,19 @@ func (r *Remote) confirm(ctx context.Context) (string, error) {
 		return "", broken("plain ssh still gets in from the administrator's address")
 	}
 	return out, nil
+}
+
+// unsure confirms from a second plain login, by the address that the trial keeps open.
+func (r *Remote) unsure(ctx context.Context) error {
+	second, err := r.Login(ctx, "admin", HostV4)
+	if err != nil {
+		return err
+	}
+	out, err := second.Run(ctx, "postern-host confirm")
+	if err == nil || !strings.Contains(out, AdminV4.String()+", which only the trial lets in") {
+		return errors.Join(broken("a second plain login confirmed, or heard nothing of why it may not: %s", out), second.Close())
+	}
+	return second.Close()
 }
 
 // direct opens the container's published port to the client for a while, and
