@@ -33,7 +33,7 @@ func (a assurance) doubt() string {
 	if a.login.Name == "" || a.kept() { // no rule closes a console
 		return ""
 	}
-	link := a.linkless()
+	link := linkless(a.agent, a.fault)
 	switch through := a.through(); {
 	case through && link == "":
 		return ""
@@ -87,15 +87,15 @@ func sourceOf(s host.SessionStatus) netip.Addr {
 }
 
 // linkless says why no new session can open here; empty: it can.
-func (a assurance) linkless() string {
-	link := a.agent.Link
+func linkless(agent host.Status, fault error) string {
+	link := agent.Link
 	switch {
-	case errors.Is(a.fault, host.ErrNotRunning):
-		return "no agent runs here, so that nobody else can be let in"
-	case a.fault != nil:
-		return fmt.Sprintf("the agent does not say how it is (%v)", a.fault) // for people
+	case errors.Is(fault, host.ErrNotRunning):
+		return "no agent runs here, so that nobody new can be let in"
+	case fault != nil:
+		return fmt.Sprintf("the agent does not say how it is (%v)", fault) // for people
 	case !link.Connected:
-		return strings.TrimSuffix("the agent has no controller now, so that nobody else can be let in: "+link.Error, ": ")
+		return strings.TrimSuffix("the agent has no controller now, so that nobody new can be let in: "+link.Error, ": ")
 	}
 	return ""
 }

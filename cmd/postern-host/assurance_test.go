@@ -54,7 +54,7 @@ func TestOnlyALoginThatShowsAWayInConfirmsWithoutBeingAsked(t *testing.T) {
 		"a keep rule that ends":      {login(plain), keep("192.0.2.0/24", time.Hour, ""), agent(true), nil, "only the trial"},
 		"a keep rule's interface":    {login(plain), keep("192.0.2.0/24", 0, "eth1"), agent(true), nil, "only the trial"},
 		"a keep rule for another":    {login(plain), keep("192.0.2.0/24", 0, "", 80), agent(true), nil, "only the trial"},
-		"the link is down":           {login(inside), nil, agent(false, tunnel), nil, "no controller now, so that nobody else can be let in: no answer"},
+		"the link is down":           {login(inside), nil, agent(false, tunnel), nil, "no controller now, so that nobody new can be let in: no answer"},
 		"kept, and the link is down": {login(plain), nil, agent(false), nil, "nobody has shown that the way through Postern works; and the agent has no controller"},
 		"no agent":                   {login(plain), nil, host.Status{}, host.ErrNotRunning, "no agent runs here"},
 		"a silent agent":             {login(plain), nil, host.Status{}, errors.New("timeout"), "does not say how it is (timeout)"},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,23 +56,26 @@ type plan struct {
 	Login   string        `json:"login,omitempty"`
 	Ways    []protect.Way `json:"admins"`
 	Doors   []doctor.Door `json:"doors"`
+	Cuts    doctor.Cuts   `json:"cuts"` // beside the doors
+	Agent   string        `json:"agent"`
 	DryRun  bool          `json:"dry_run"`
 	trial   time.Duration
 }
 
 func (p program) runProtect(c *cli.Context, g *guard) error {
+	agent, fault := g.askAgent(c.Context)
 	what, err := newPlan(c, g)
 	if err != nil {
 		return err
 	}
+	what.Agent = describeAgent(agent, fault)
 	if c.Bool("json") {
 		err = printJSON(p.out, what)
 	} else {
 		err = p.printPlan(g, what)
 	}
 	if err == nil {
-		status, fault := g.askAgent(c.Context)
-		err = g.checkAgent(status, fault, configPath(c))
+		err = g.checkAgent(agent, fault, configPath(c))
 	}
 	if err != nil || what.DryRun {
 		return err
@@ -134,6 +138,16 @@ func newPlan(c *cli.Context, g *guard) (plan, error) {
 		}
 		what.Ways = append(what.Ways, protect.Way{Source: source})
 	}
+	rules := g.Rules
+	if what.trial != 0 {
+		rules.Keep = slices.Clone(rules.Keep)
+		for _, w := range what.Ways {
+			rules.Keep = append(rules.Keep, w.Keep(what.trial))
+		}
+	}
+	if what.Cuts, err = doctor.FindCuts(c.Context, doctor.Config{Settings: g.settings}, rules); err != nil {
+		return what, err
+	}
 	what.Doors, err = g.doors(c.Context)
 	return what, err
 }
@@ -154,6 +168,8 @@ func (p program) printPlan(g *guard, what plan) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "rules: %s (%s)\n", what.Backend, what.Reason)
 	describe(&b, what.Doors, g.Rules)
+	describeCuts(&b, what.Cuts)
+	fmt.Fprintf(&b, "%s\n", what.Agent)
 	switch {
 	case what.trial == 0:
 		b.WriteString("no trial: in force for good, until postern-host unprotect\n")

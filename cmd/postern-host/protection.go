@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/firewall/choose"
 	"github.com/postern-sdp/postern/host"
 	"github.com/postern-sdp/postern/host/doctor"
@@ -134,50 +132,4 @@ const limit = 30 * time.Second
 // told.
 func (g *guard) doors(ctx context.Context) ([]doctor.Door, error) {
 	return doctor.Doors(ctx, doctor.Config{Settings: g.settings})
-}
-
-// describe says in words who gets to what once rules are in force.
-func describe(w io.Writer, doors []doctor.Door, rules firewall.Rules) {
-	var dark, open []string
-	for _, d := range doors {
-		name := fmt.Sprintf("%s/%d", d.Protocol, d.Port)
-		if d.Program != "" {
-			name += " (" + d.Program + ")"
-		}
-		if d.Published {
-			name += " sent on to " + d.Address
-		}
-		keeps := d.Keeps(rules)
-		if len(keeps) == 0 {
-			dark = append(dark, name)
-			continue
-		}
-		var who []string
-		for _, k := range keeps {
-			k.Ports, k.TTL = nil, k.TTL.Round(time.Second)
-			who = append(who, k.String())
-		}
-		open = append(open, fmt.Sprintf("%s to %s", name, strings.Join(who, "; ")))
-	}
-	fmt.Fprintf(w, "dark to everybody who has not knocked: %s\n", listed(dark))
-	fmt.Fprintf(w, "open without a knock: %s\n", listed(open))
-}
-
-func listed(items []string) string {
-	if len(items) == 0 {
-		return "nothing"
-	}
-	return strings.Join(unique(items), ", ")
-}
-
-func unique(all []string) []string {
-	var kept []string
-	seen := make(map[string]bool)
-	for _, s := range all {
-		if !seen[s] {
-			seen[s] = true
-			kept = append(kept, s)
-		}
-	}
-	return kept
 }

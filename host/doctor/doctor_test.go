@@ -324,9 +324,9 @@ func TestAnInterfaceIsNoWideKeep(t *testing.T) {
 }
 
 func TestSocketsAreReadAsTheKernelWritesThem(t *testing.T) {
-	s, state, ok := parseSocket("   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0")
-	if !ok || state != stateListen || s.local.String() != "127.0.0.1:22" || s.inode != 12345 {
-		t.Errorf("IPv4: %+v %d %t", s, state, ok)
+	s, ok := parseSocket("   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0")
+	if !ok || s.state != stateListen || s.local.String() != "127.0.0.1:22" || s.inode != 12345 {
+		t.Errorf("IPv4: %+v %t", s, ok)
 	}
 	a, err := parseHexAddress("B80D0120000000000000000001000000:0FCA")
 	if err != nil || a.String() != "[2001:db8::1]:4042" {
@@ -337,7 +337,7 @@ func TestSocketsAreReadAsTheKernelWritesThem(t *testing.T) {
 			t.Errorf("%q: %s", text, a)
 		}
 	}
-	if _, _, ok := parseSocket("sl local_address rem_address st"); ok {
+	if _, ok := parseSocket("sl local_address rem_address st"); ok {
 		t.Error("the heading is taken for a socket")
 	}
 }

@@ -14,28 +14,40 @@ import (
 	"strings"
 )
 
-// socket is one that answers strangers if they get to it.
+// socket is one of the kernel's.
 type socket struct {
 	protocol string // tcp or udp
 	local    netip.AddrPort
+	remote   netip.AddrPort
+	state    uint64
 	inode    uint64
 	program  string
 }
 
 // States of sockets in /proc/net (include/net/tcp_states.h). A UDP socket without a
 // peer is in state "closed".
-const stateListen, stateClosed = 0x0a, 0x07
+const stateListen, stateClosed, stateEstablished = 0x0a, 0x07, 0x01
 
 // listening returns the sockets of this thread's network namespace that take what
 // comes from anybody on something else than loopback.
 func listening() ([]socket, error) {
+	all, err := sockets()
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(s socket) bool {
+		takes := s.protocol == "tcp" && s.state == stateListen || s.protocol == "udp" && s.state == stateClosed
+		return !takes || s.local.Addr().IsLoopback()
+	})
+	name(all)
+	return all, nil
+}
+
+// sockets returns all sockets of this thread's network namespace.
+func sockets() ([]socket, error) {
 	var all []socket
-	for _, l := range []struct {
-		file, protocol string
-		state          uint64
-	}{
-		{"tcp", "tcp", stateListen}, {"tcp6", "tcp", stateListen},
-		{"udp", "udp", stateClosed}, {"udp6", "udp", stateClosed},
+	for _, l := range []struct{ file, protocol string }{
+		{"tcp", "tcp"}, {"tcp6", "tcp"}, {"udp", "udp"}, {"udp6", "udp"},
 	} {
 		text, err := os.ReadFile("/proc/thread-self/net/" + l.file)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -45,38 +57,35 @@ func listening() ([]socket, error) {
 			return nil, fmt.Errorf("list sockets: %w", err)
 		}
 		for _, line := range strings.Split(string(text), "\n")[1:] {
-			s, state, ok := parseSocket(line)
-			if !ok || state != l.state || s.local.Addr().IsLoopback() {
-				continue
+			if s, ok := parseSocket(line); ok {
+				s.protocol = l.protocol
+				all = append(all, s)
 			}
-			s.protocol = l.protocol
-			all = append(all, s)
 		}
 	}
-	name(all)
 	return all, nil
 }
 
 // Columns of /proc/net/tcp and udp (proc(5)).
 const (
-	columnLocal = 1
-	columnState = 3
-	columnInode = 9
+	columnLocal  = 1
+	columnRemote = 2
+	columnState  = 3
+	columnInode  = 9
 )
 
 // parseSocket reads one line of /proc/net/tcp.
-func parseSocket(line string) (s socket, state uint64, ok bool) {
+func parseSocket(line string) (s socket, ok bool) {
 	columns := strings.Fields(line)
 	if len(columns) <= columnInode {
-		return socket{}, 0, false
+		return socket{}, false
 	}
-	local, err := parseHexAddress(columns[columnLocal])
-	if err != nil {
-		return socket{}, 0, false
-	}
-	state, err1 := strconv.ParseUint(columns[columnState], 16, 8)
-	inode, err2 := strconv.ParseUint(columns[columnInode], 10, 64)
-	return socket{local: local, inode: inode}, state, err1 == nil && err2 == nil
+	var faults [4]error
+	s.local, faults[0] = parseHexAddress(columns[columnLocal])
+	s.remote, faults[1] = parseHexAddress(columns[columnRemote])
+	s.state, faults[2] = strconv.ParseUint(columns[columnState], 16, 8)
+	s.inode, faults[3] = strconv.ParseUint(columns[columnInode], 10, 64)
+	return s, errors.Join(faults[:]...) == nil
 }
 
 var errAddress = errors.New("not an address of /proc/net")

@@ -87,11 +87,16 @@ func (r Record) Rules(configured firewall.Rules, c Clock) (firewall.Rules, State
 		if r.Boot != c.Boot || a.Until <= c.Now {
 			continue
 		}
-		keep := firewall.Keep{Source: a.Source, TTL: a.Until - c.Now}
-		if a.Port != 0 {
-			keep.Ports = []firewall.Port{{Protocol: firewall.TCP, Number: a.Port}}
-		}
-		rules.Keep = append(rules.Keep, keep)
+		rules.Keep = append(rules.Keep, a.Keep(a.Until-c.Now))
 	}
 	return rules, state
+}
+
+// Keep is the rule that lets the way in for a time.
+func (w Way) Keep(left time.Duration) firewall.Keep {
+	k := firewall.Keep{Source: w.Source, TTL: left}
+	if w.Port != 0 {
+		k.Ports = []firewall.Port{{Protocol: firewall.TCP, Number: w.Port}}
+	}
+	return k
 }
