@@ -35,7 +35,7 @@ type Status struct {
 	Started    time.Time  `json:"started"`
 	Link       LinkStatus `json:"link"`
 	Protection string     `json:"protection"` // on, trial or off
-	Firewall   string     `json:"firewall"`   // nftables, iptables or none
+	Firewall   string     `json:"firewall"`   // nftables, iptables-nft, iptables-legacy or none
 	// Config is the file that the agent reads; Settings are what of it holds until the
 	// agent's next start, by their keys.
 	Config   string            `json:"config,omitempty"`

@@ -59,14 +59,15 @@ func (p program) serve() *cli.Command {
 		Name:      "serve",
 		Usage:     "run the agent",
 		UsageText: "postern-host serve [--config FILE] [--check]",
-		Description: `Installs the firewall's table, in which nothing is open but what [[keep]] rules
-let in, connects to the controller, and serves its sessions until SIGTERM or
-SIGINT. The table stays when the agent ends: the machine stays dark. SIGHUP reads
-the configuration again: keep rules and log_level hold at once, a log line names what
-waits for a restart, and a file with a fault changes nothing. protect and confirm have
-the keep rules read again, too.
+		Description: `Puts the rules in force that protect and confirm decided on, in nftables or in
+iptables, in which nothing is open but what [[keep]] rules let in, connects to the
+controller, and serves its sessions until SIGTERM or SIGINT. The rules stay when the
+agent ends: the machine stays dark. SIGHUP reads the configuration again: keep rules
+and log_level hold at once, a log line names what waits for a restart, and a file with
+a fault changes nothing. protect and confirm have the keep rules read again, too.
 
-Before the first time on a remote machine, have a [[keep]] rule for your own address.
+Without a decision it installs nothing: run postern-host protect, which keeps your own
+address open while it is on trial.
 
 Needs CAP_NET_ADMIN for the firewall and CAP_NET_RAW for tunnel.capture: run it
 as root, or give them with systemd's AmbientCapabilities=.

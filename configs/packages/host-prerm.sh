@@ -13,7 +13,13 @@ esac
 echo "postern-host: REMOVING THE PROTECTION of this machine: what listens here can be reached again" >&2
 if ! postern-host unprotect --yes >&2; then
 	echo "postern-host: THE PROTECTION MAY STILL BE THERE, with nobody to open a door in it;" >&2
-	echo "postern-host: before you log out: nft delete table inet postern" >&2
+	cat >&2 <<-'END'
+		postern-host: before you log out, for rules in nftables:
+		  nft delete table inet postern
+		and for rules in iptables (iptables-save shows those of POSTERN; or iptables-legacy):
+		  for c in INPUT OUTPUT FORWARD; do iptables -t mangle -F POSTERN-$c; ip6tables -t mangle -F POSTERN-$c; done
+		with another firewall.table in host.toml, its name, in capitals for iptables, instead of postern
+	END
 fi
 
 if [ -d /run/systemd/system ]; then
