@@ -71,7 +71,7 @@ func (a assurance) through() bool {
 			return false
 		}
 		if s.Mode == control.ModeDirect {
-			return s.Bound && sourceOf(s) == source.Addr()
+			return (s.Bound || s.Binding == control.BindAddress) && sourceOf(s) == source.Addr()
 		}
 		return s.Tunnels > 0 && isOwn(source.Addr())
 	})
