@@ -41,7 +41,7 @@ func ruled(t *testing.T, start time.Duration, f func(o *owner, set func(fromNoon
 		}
 		f(o, func(fromNoon time.Duration, sure bool) {
 			err := o.do(func(context.Context) {
-				w.ahead, w.sure = noon.Add(fromNoon).Sub(time.Now()), sure
+				w.ahead, w.sure = time.Until(noon.Add(fromNoon)), sure
 			})
 			if err != nil {
 				t.Fatal(err)
