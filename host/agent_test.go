@@ -719,6 +719,6 @@ func TestRemovedTableComesBack(t *testing.T) {
 	}
 	echo(t, s, "still here")
 	testkit.Eventually(t, 10*time.Second, "the log tells", func() bool {
-		return strings.Contains(l.log.String(), "table was gone")
+		return strings.Contains(l.log.String(), "installed again")
 	})
 }
