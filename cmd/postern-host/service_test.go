@@ -119,7 +119,7 @@ func (s *service) enrol() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	err = protect.Store{Folder: s.state}.Change(func(r *protect.Record, _ protect.Clock) error {
+	err = protect.Store{Folder: s.state}.Change(s.t.Context(), func(r *protect.Record, _ protect.Clock) error {
 		r.State = protect.On // as `postern-host protect` and `confirm` leave it
 		return nil
 	}, func(protect.Record, protect.Clock) error { return nil })

@@ -94,7 +94,7 @@ func (s Switch) Revert(ctx context.Context) error {
 }
 
 func (s Switch) change(ctx context.Context, change func(*Record, Clock) error) (made Record, err error) {
-	err = s.Store.Change(change, func(r Record, c Clock) error {
+	err = s.Store.Change(ctx, change, func(r Record, c Clock) error {
 		made = r
 		return s.enforce(ctx, r, c)
 	})
@@ -108,7 +108,7 @@ func (s Switch) change(ctx context.Context, change func(*Record, Clock) error) (
 func (s Switch) Restore(ctx context.Context) (State, error) {
 	var state State
 	held, over := false, false
-	err := s.Store.Hold(func(r Record, c Clock) error {
+	err := s.Store.Hold(ctx, func(r Record, c Clock) error {
 		held, state = true, r.At(c)
 		over = state == Off && r.State == Trial
 		return s.enforce(ctx, r, c)
@@ -117,7 +117,7 @@ func (s Switch) Restore(ctx context.Context) (State, error) {
 		return s.restoreUnsure(ctx, err)
 	}
 	if err == nil && over {
-		err = s.Store.Change(func(r *Record, c Clock) error {
+		err = s.Store.Change(ctx, func(r *Record, c Clock) error {
 			if r.State == Trial && r.At(c) == Off {
 				*r = Record{State: Off, Boot: c.Boot, Backend: r.Backend}
 			}

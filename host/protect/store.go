@@ -1,6 +1,7 @@
 package protect
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 const (
 	recordName    = "protection.json"
 	recordVersion = 1
+	lockPause     = 10 * time.Millisecond
 )
 
 // Store keeps the record in the agent's state folder. Its methods may be called by
@@ -92,8 +94,9 @@ func parse(text []byte) (Record, error) {
 // bring the rules to it. When the record cannot be written, act is not called, and
 // everything is as it was. One that cannot be read is replaced: who changes it
 // decides anew.
-func (s Store) Change(change func(*Record, Clock) error, act func(Record, Clock) error) error {
-	unlock, err := s.lock()
+func (s Store) Change(ctx context.Context, change func(*Record, Clock) error,
+	act func(Record, Clock) error) error {
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -119,8 +122,8 @@ func (s Store) Change(change func(*Record, Clock) error, act func(Record, Clock)
 }
 
 // Hold calls act while nobody else changes the record or the rules.
-func (s Store) Hold(act func(Record, Clock) error) error {
-	unlock, err := s.lock()
+func (s Store) Hold(ctx context.Context, act func(Record, Clock) error) error {
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -132,9 +135,9 @@ func (s Store) Hold(act func(Record, Clock) error) error {
 	return act(r, clock)
 }
 
-// lock waits for the others, unless there is NoWait. The kernel lets go of the locks of
-// a killed process.
-func (s Store) lock() (unlock func(), err error) {
+// lock waits for the others until ctx ends, or not at all with NoWait. The kernel lets
+// go of the locks of a killed process.
+func (s Store) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(s.Folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state folder: %w", err)
 	}
@@ -142,26 +145,47 @@ func (s Store) lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock protection: %w", err)
 	}
-	flock := unix.Flock
-	if s.lockWith != nil {
-		flock = s.lockWith
-	}
-	how := unix.LOCK_EX
-	if s.NoWait {
-		how |= unix.LOCK_NB
-	}
 	for {
-		err = flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
+		err = s.tryLock(f)
+		if !errors.Is(err, ErrBusy) || s.NoWait {
 			break
 		}
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = ErrBusy
+		if err = pause(ctx); err != nil {
+			break
+		}
 	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock protection: %w", err)
 	}
 	return func() { f.Close() }, nil
+}
+
+func (s Store) tryLock(f *os.File) error {
+	flock := unix.Flock
+	if s.lockWith != nil {
+		flock = s.lockWith
+	}
+	for {
+		err := flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return ErrBusy
+		default:
+			return err
+		}
+	}
+}
+
+// pause is short: a wait in the kernel would outlast ctx.
+func pause(ctx context.Context) error {
+	timer := time.NewTimer(lockPause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
 }
