@@ -52,6 +52,7 @@ type Firewall struct {
 	mu     sync.Mutex     // guards the rest, and holds one transaction together
 	conn   *nftables.Conn // nil after Close
 	socket *netlink.Conn  // the connection inside conn
+	wire   wire           // of the last change, whose memory the next one takes
 }
 
 var _ firewall.Firewall = (*Firewall)(nil)
@@ -137,12 +138,24 @@ func (f *Firewall) Apply(ctx context.Context, change firewall.Change) error {
 	if len(change.Revoke)+len(change.Open) == 0 {
 		return nil
 	}
-	batch := makeBatch(change)
-	err := f.transaction(ctx, func() error { return f.queueBatchLocked(batch) })
-	if err != nil {
+	if err := f.apply(ctx, makeBatch(change)); err != nil {
 		return fmt.Errorf("change pinholes: %w", err)
 	}
 	return nil
+}
+
+func (f *Firewall) apply(ctx context.Context, b batch) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usableLocked(ctx); err != nil {
+		return err
+	}
+	b.write(&f.wire, f.table.Name)
+	err := f.repeatLocked(f.exchangeLocked)
+	if cap(f.wire.data) > largestKept {
+		f.wire.data = nil
+	}
+	return err
 }
 
 // List implements [firewall.Firewall].

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
+	"golang.org/x/sys/unix"
 
 	"github.com/postern-sdp/postern/firewall"
 )
@@ -126,10 +127,16 @@ func (l layout) decode(key []byte) (firewall.Pinhole, error) {
 	return p, nil
 }
 
+// element is what is put into a set, or taken out.
+type element struct {
+	key     []byte
+	timeout time.Duration // 0 for none
+}
+
 // batch is what one Apply does to each set.
 type batch struct {
-	touched [doors + 1][]nftables.SetElement // to be deleted, whether there or not
-	opened  [doors + 1][]nftables.SetElement
+	touched [doors + 1][]element // to be deleted, whether there or not
+	opened  [doors + 1][]element
 }
 
 func makeBatch(change firewall.Change) batch {
@@ -146,54 +153,34 @@ func makeBatch(change firewall.Change) batch {
 	for p, left := range ttl {
 		i := layoutOf(p)
 		key := all[i].encode(p)
-		b.touched[i] = append(b.touched[i], nftables.SetElement{Key: key, Timeout: time.Hour})
+		b.touched[i] = append(b.touched[i], element{key, time.Hour})
 		if left <= 0 {
 			continue
 		}
 		// To the kernel a timeout of 0 ms means for ever.
-		left = max(left, time.Millisecond)
-		b.opened[i] = append(b.opened[i], nftables.SetElement{Key: key, Timeout: left})
+		b.opened[i] = append(b.opened[i], element{key, max(left, time.Millisecond)})
 		if door := (firewall.Port{Protocol: p.Protocol, Number: p.Port}); !seen[door] {
 			seen[door] = true
-			b.opened[doors] = append(b.opened[doors], nftables.SetElement{Key: all[doors].encode(p)})
+			b.opened[doors] = append(b.opened[doors], element{key: all[doors].encode(p)})
 		}
 	}
 	return b
 }
 
-// queueBatchLocked adds, deletes and adds again. The first addition makes the
-// deletion succeed for elements that are not there, or not any more: one missing
-// element would fail the whole transaction. The second one gives the new timeout
-// on every kernel; older ones do not refresh an element that is there.
-func (f *Firewall) queueBatchLocked(b batch) error {
+// write adds, deletes and adds again. The first addition makes the deletion succeed
+// for elements that are not there, or not any more: one missing element would fail
+// the whole transaction. The second one gives the new timeout on every kernel; older
+// ones do not refresh an element that is there.
+func (b batch) write(w *wire, table string) {
+	*w = wire{data: w.data[:0]}
+	w.frame(unix.NFNL_MSG_BATCH_BEGIN)
 	for i, l := range layouts() {
-		set, err := l.set(f.table)
-		if err != nil {
-			return err
-		}
-		if err := inChunks(b.touched[i], set, f.conn.SetAddElements); err != nil {
-			return err
-		}
-		if err := inChunks(b.touched[i], set, f.conn.SetDeleteElements); err != nil {
-			return err
-		}
-		if err := inChunks(b.opened[i], set, f.conn.SetAddElements); err != nil {
-			return err
-		}
+		w.elements(unix.NFT_MSG_NEWSETELEM, table, l, b.touched[i])
+		w.elements(unix.NFT_MSG_DELSETELEM, table, l, b.touched[i])
+		w.elements(unix.NFT_MSG_NEWSETELEM, table, l, b.opened[i])
 	}
-	return nil
-}
-
-func inChunks(elements []nftables.SetElement, set *nftables.Set,
-	queue func(*nftables.Set, []nftables.SetElement) error) error {
-	for len(elements) > 0 {
-		n := min(len(elements), perMessage)
-		if err := queue(set, elements[:n]); err != nil {
-			return fmt.Errorf("set %s: %w", set.Name, err)
-		}
-		elements = elements[n:]
-	}
-	return nil
+	w.ask()
+	w.frame(unix.NFNL_MSG_BATCH_END)
 }
 
 // The kernel hands a set out in pieces and counts where it was. When it moves

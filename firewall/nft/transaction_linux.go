@@ -27,12 +27,19 @@ func (f *Firewall) transaction(ctx context.Context, queue func() error) error {
 
 // sendLocked queues and sends one batch: the kernel takes all of it or nothing.
 func (f *Firewall) sendLocked(queue func() error) error {
-	var err error
-	for range attempts {
+	return f.repeatLocked(func() error {
 		if err := queue(); err != nil {
 			return fmt.Errorf("encode: %w", err)
 		}
-		if err = f.flushLocked(); !errors.Is(err, syscall.ENOENT) {
+		return f.flushLocked()
+	})
+}
+
+// repeatLocked does what may meet an element in the moment of its expiry.
+func (f *Firewall) repeatLocked(send func() error) error {
+	var err error
+	for range attempts {
+		if err = send(); !errors.Is(err, syscall.ENOENT) {
 			return err
 		}
 		if err := f.installedLocked(); err != nil {
