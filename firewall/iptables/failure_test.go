@@ -237,3 +237,15 @@ func TestTheLockOfAKilledOneHoldsNobodyUp(t *testing.T) {
 		t.Errorf("install after another was killed: %v", err)
 	}
 }
+
+// TestTheLockOfAKilledOneWithOurNumberIsOurs: in a container every agent is process 1,
+// and its first socket has that number.
+func TestTheLockOfAKilledOneWithOurNumberIsOurs(t *testing.T) {
+	f := newFirewall(t, testkit.Netns(t), NFT)
+	if _, err := f.lockLocked(t.Context()); err != nil { // and never unlocked
+		t.Fatal(err)
+	}
+	if err := f.Install(t.Context(), firewall.Rules{}); err != nil {
+		t.Errorf("install after another of this number was killed: %v", err)
+	}
+}

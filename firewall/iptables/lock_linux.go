@@ -35,6 +35,9 @@ func (f *Firewall) lockLocked(ctx context.Context) (unlock func() error, err err
 		if err == nil {
 			err = f.sets.addNew(set, own)
 		}
+		if errors.Is(err, errThere) { // left by one that had our socket's number before us
+			err = f.sets.add(set, own)
+		}
 		switch {
 		case err == nil:
 			return func() error { return ignore(f.sets.remove(set, own), errMissing) }, nil
