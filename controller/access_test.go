@@ -169,7 +169,12 @@ func TestTheOwnerClosesByKnockAndByCall(t *testing.T) {
 		t.Fatalf("close by call: %v", err)
 	}
 	s.closed(grant.Session)
-	s.wantEndedOnDisk(grant.Session)
+	records, err := s.readSessions()
+	for _, r := range records {
+		if r.Ended == "" || err != nil {
+			t.Errorf("%v: the end of %s was acknowledged, and on disk it lives", err, r.ID)
+		}
+	}
 }
 
 // wantEndedOnDisk reads the store itself.

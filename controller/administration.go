@@ -121,7 +121,7 @@ func (a administration) Devices(context.Context) ([]api.DeviceInfo, error) {
 		return nil, err
 	}
 	counts := make(map[key.ID]int)
-	for _, s := range a.sessions.list(func(*session) bool { return true }) {
+	for _, s := range a.sessions.list(key.ID{}) {
 		counts[s.device]++
 	}
 	infos := []api.DeviceInfo{}
@@ -180,7 +180,7 @@ func (a administration) Hosts(context.Context) ([]api.HostInfo, error) {
 		return nil, err
 	}
 	counts := make(map[key.ID]int)
-	for _, s := range a.sessions.list(func(*session) bool { return true }) {
+	for _, s := range a.sessions.list(key.ID{}) {
 		counts[s.host]++
 	}
 	infos := []api.HostInfo{}
@@ -306,7 +306,7 @@ func (a administration) RemoveGrant(ctx context.Context, r api.GrantRequest) (ap
 
 // AllSessions implements [api.Administration].
 func (a administration) AllSessions(context.Context) ([]control.SessionInfo, error) {
-	return a.sessionInfos(func(*session) bool { return true }), nil
+	return a.sessionInfos(key.ID{}), nil
 }
 
 // RevokeSession implements [api.Administration].

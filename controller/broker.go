@@ -145,8 +145,7 @@ func (b broker) Services(_ context.Context, caller api.Caller) (control.Services
 
 // Sessions implements [api.Broker]: the caller's own.
 func (b broker) Sessions(_ context.Context, caller api.Caller) (control.SessionsResponse, error) {
-	own := func(s *session) bool { return s.device == caller.ID }
-	return control.SessionsResponse{Sessions: b.sessionInfos(own)}, nil
+	return control.SessionsResponse{Sessions: b.sessionInfos(caller.ID)}, nil
 }
 
 // CloseSession implements [api.Broker]: one of the caller's own.
@@ -160,10 +159,10 @@ func (b broker) Agent(ctx context.Context, caller api.Caller, stream api.AgentSt
 	return b.serveLink(ctx, caller, stream)
 }
 
-// sessionInfos returns what people see of the live sessions that keep wants.
-func (c *Controller) sessionInfos(keep func(*session) bool) []control.SessionInfo {
+// sessionInfos returns what people see of the live sessions: all, or those of a device.
+func (c *Controller) sessionInfos(device key.ID) []control.SessionInfo {
 	infos := []control.SessionInfo{}
-	for _, s := range c.sessions.list(keep) {
+	for _, s := range c.sessions.list(device) {
 		device, _ := c.directory.machine(s.device)
 		host, _ := c.directory.machine(s.host)
 		infos = append(infos, control.SessionInfo{

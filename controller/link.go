@@ -40,6 +40,7 @@ type link struct {
 	mu      sync.Mutex // guards what follows
 	last    uint64     // number of the newest order
 	waiting map[uint64]chan error
+	settles map[uint64][]key.ID // ends that the acknowledgement of an order settles
 }
 
 func newLink(ctx context.Context, host key.ID, source netip.AddrPort,
@@ -49,6 +50,7 @@ func newLink(ctx context.Context, host key.ID, source netip.AddrPort,
 		host: host, source: source, hello: hello, since: time.Now(),
 		cancel: cancel, done: ctx.Done(),
 		orders: make(chan control.ToHost, maxOrders), waiting: make(map[uint64]chan error),
+		settles: make(map[uint64][]key.ID),
 	}, ctx
 }
 
@@ -68,8 +70,9 @@ type ticket struct {
 }
 
 // send queues an order without ever blocking. A host that lets its queue fill up
-// loses its stream; the next one starts with a whole Sync.
-func (l *link) send(order control.ToHost) (ticket, error) {
+// loses its stream; the next one starts with a whole Sync. Its acknowledgement says
+// that these ends are on the host's disk.
+func (l *link) send(order control.ToHost, settles ...key.ID) (ticket, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last++
@@ -82,6 +85,9 @@ func (l *link) send(order control.ToHost) (ticket, error) {
 	}
 	answer := make(chan error, 1)
 	l.waiting[order.Number] = answer
+	if len(settles) > 0 {
+		l.settles[order.Number] = settles
+	}
 	return ticket{link: l, number: order.Number, answer: answer}, nil
 }
 
@@ -122,24 +128,26 @@ func (l *link) post(order control.ToHost) {
 	}
 }
 
-// acknowledged passes an answer on to who waits for it.
-func (l *link) acknowledged(a control.Ack) error {
+// acknowledged passes an answer on to who waits for it, and returns the ends that it
+// settles.
+func (l *link) acknowledged(a control.Ack) (settles []key.ID, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a.Number == 0 || a.Number > l.last {
-		return fmt.Errorf("the host acknowledged order %d of %d", a.Number, l.last)
+		return nil, fmt.Errorf("the host acknowledged order %d of %d", a.Number, l.last)
 	}
-	answer, ok := l.waiting[a.Number]
-	if !ok {
-		return nil // nobody waits any more
-	}
-	delete(l.waiting, a.Number)
+	var refusal error
 	if a.Error != "" {
-		answer <- fmt.Errorf("%w: %s", errHostRefused, printable(a.Error))
-		return nil
+		refusal = fmt.Errorf("%w: %s", errHostRefused, printable(a.Error))
+	} else {
+		settles = l.settles[a.Number]
+		delete(l.settles, a.Number)
 	}
-	answer <- nil
-	return nil
+	if answer, ok := l.waiting[a.Number]; ok { // else nobody waits any more
+		delete(l.waiting, a.Number)
+		answer <- refusal
+	}
+	return settles, nil
 }
 
 // serveLink runs the stream of a host until it breaks, is replaced or ctx ends.
@@ -155,6 +163,7 @@ func (c *Controller) serveLink(ctx context.Context, caller api.Caller, stream ap
 	defer c.sessions.detach(l)
 	log.Info("host connected", logkeys.Source, caller.Source, logkeys.Version, printable(hello.Version))
 	err = l.run(ctx, stream, heard{
+		settled:   func(ids []key.ID) { c.sessions.settled(l.host, ids) },
 		ended:     func(e control.Ended) { c.sessions.endedByHost(l.host, e) },
 		emergency: func(r control.EmergencyReport) { c.told(l, caller.Name, r) },
 	})
@@ -194,6 +203,7 @@ func readHello(ctx context.Context, stream api.AgentStream) (control.Hello, erro
 
 // heard is what becomes of a host's messages.
 type heard struct {
+	settled   func([]key.ID)
 	ended     func(control.Ended)
 	emergency func(control.EmergencyReport)
 }
@@ -257,8 +267,12 @@ func (l *link) read(stream api.AgentStream, to heard) error {
 		}
 		switch {
 		case m.Ack != nil:
-			if err := l.acknowledged(*m.Ack); err != nil {
+			settles, err := l.acknowledged(*m.Ack)
+			if err != nil {
 				return err
+			}
+			if len(settles) > 0 {
+				to.settled(settles)
 			}
 		case m.Ended != nil:
 			to.ended(*m.Ended)

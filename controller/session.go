@@ -43,6 +43,7 @@ type session struct {
 	// renewal waits for its acknowledgement.
 	ordered  time.Time
 	renewing bool
+	adopted  bool // reported by its host, and not known here before
 }
 
 // order returns what the host is told. The TTL is filled in when it is written.
@@ -73,13 +74,14 @@ type record struct {
 	Deadline time.Time              `json:"deadline"`
 	Knock    *control.HostKnockText `json:"knock,omitempty"`
 	Ended    string                 `json:"ended,omitempty"` // the reason; empty while live
+	Adopted  bool                   `json:"adopted,omitempty"`
 }
 
 func (s *session) record() record {
 	return record{
 		ID: s.id, Device: s.device, User: s.user, Service: s.service, Host: s.host,
 		Target: s.target, Access: s.access, Source: s.source, Started: s.started, Deadline: s.deadline,
-		Knock: &control.HostKnockText{HostKnock: s.knock},
+		Knock: &control.HostKnockText{HostKnock: s.knock}, Adopted: s.adopted,
 	}
 }
 
@@ -98,6 +100,7 @@ func (r record) session(now time.Time) *session {
 		id: r.ID, device: r.Device, user: r.User, service: r.Service, host: r.Host,
 		target: r.Target, access: r.Access.Resolved(), source: r.Source, started: r.Started, deadline: deadline,
 		knock: r.Knock.HostKnock, state: live, ordered: deadline,
+		adopted: r.Adopted,
 	}
 }
 

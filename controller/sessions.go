@@ -19,8 +19,7 @@ const (
 	maxSessions       = 100_000
 	maxHostSessions   = 1_000
 	maxDeviceSessions = 64
-	endedGrace        = time.Hour // how long past its deadline an end is remembered
-	rejudgeBatch      = 256       // sessions judged under one hold of the lock
+	rejudgeBatch      = 256 // sessions judged under one hold of the lock
 )
 
 // Reasons for which sessions end, as hosts and clients are told.
@@ -55,12 +54,12 @@ type sessions struct {
 	ledger *ledger
 	log    *slog.Logger
 
-	mu      sync.Mutex // guards what follows
-	byID    map[key.ID]*session
-	byHost  map[key.ID]map[key.ID]*session
-	devices map[key.ID]int
-	ended   map[key.ID]time.Time // until when a host may still report it
-	links   map[key.ID]*link
+	mu       sync.Mutex // guards what follows
+	byID     map[key.ID]*session
+	byHost   map[key.ID]map[key.ID]*session
+	byDevice map[key.ID]map[key.ID]*session
+	ends     ends
+	links    map[key.ID]*link
 	// rules grows with each change of policy, identities and services. A verdict
 	// of older rules is never acted on.
 	rules uint64
@@ -69,11 +68,11 @@ type sessions struct {
 func newSessions(j judge, ledger *ledger, log *slog.Logger) *sessions {
 	return &sessions{
 		judge: j, ledger: ledger, log: log,
-		byID:    make(map[key.ID]*session),
-		byHost:  make(map[key.ID]map[key.ID]*session),
-		devices: make(map[key.ID]int),
-		ended:   make(map[key.ID]time.Time),
-		links:   make(map[key.ID]*link),
+		byID:     make(map[key.ID]*session),
+		byHost:   make(map[key.ID]map[key.ID]*session),
+		byDevice: make(map[key.ID]map[key.ID]*session),
+		ends:     newEnds(),
+		links:    make(map[key.ID]*link),
 	}
 }
 
@@ -83,7 +82,7 @@ func (m *sessions) restore(records []record, now time.Time) {
 	defer m.mu.Unlock()
 	for _, r := range records {
 		if r.Ended != "" {
-			m.ended[r.ID] = now.Add(r.Deadline.Add(endedGrace).Sub(now))
+			m.ends.add(r.Host, r.ID, r.Ended, now.Add(r.Deadline.Add(endedGrace).Sub(now)))
 			continue
 		}
 		m.addLocked(r.session(now))
@@ -92,22 +91,38 @@ func (m *sessions) restore(records []record, now time.Time) {
 
 func (m *sessions) addLocked(s *session) {
 	m.byID[s.id] = s
-	if m.byHost[s.host] == nil {
-		m.byHost[s.host] = make(map[key.ID]*session)
-	}
-	m.byHost[s.host][s.id] = s
-	m.devices[s.device]++
+	index(m.byHost, s.host, s)
+	index(m.byDevice, s.device, s)
 }
 
 func (m *sessions) removeLocked(s *session) {
 	delete(m.byID, s.id)
-	delete(m.byHost[s.host], s.id)
-	if len(m.byHost[s.host]) == 0 {
-		delete(m.byHost, s.host)
+	unindex(m.byHost, s.host, s)
+	unindex(m.byDevice, s.device, s)
+}
+
+func index(by map[key.ID]map[key.ID]*session, of key.ID, s *session) {
+	if by[of] == nil {
+		by[of] = make(map[key.ID]*session)
 	}
-	if m.devices[s.device]--; m.devices[s.device] <= 0 {
-		delete(m.devices, s.device)
+	by[of][s.id] = s
+}
+
+func unindex(by map[key.ID]map[key.ID]*session, of key.ID, s *session) {
+	if delete(by[of], s.id); len(by[of]) == 0 {
+		delete(by, of)
 	}
+}
+
+// ownLocked counts the sessions that the device asked for itself: what a host reports
+// in its name takes none of its room.
+func (m *sessions) ownLocked(device key.ID) (n int) {
+	for _, s := range m.byDevice[device] {
+		if !s.adopted {
+			n++
+		}
+	}
+	return n
 }
 
 // opened is what a grant needs to know.
@@ -200,8 +215,7 @@ func (m *sessions) pickLocked(a ask, v verdict, now time.Time) (*session, error)
 		}
 		return s, nil
 	}
-	if len(m.byID) >= maxSessions || len(m.byHost[v.host]) >= maxHostSessions ||
-		m.devices[a.device] >= maxDeviceSessions || m.ledger.behind() {
+	if m.crowdedLocked(v.host) || m.ownLocked(a.device) >= maxDeviceSessions {
 		return nil, errBusy
 	}
 	return &session{
@@ -247,7 +261,7 @@ func (m *sessions) endLocked(s *session, reason string) ticket {
 	if l == nil {
 		return ticket{}
 	}
-	t, err := l.send(control.ToHost{Close: &control.CloseHost{Session: s.id, Reason: reason}})
+	t, err := l.send(control.ToHost{Close: &control.CloseHost{Session: s.id, Reason: reason}}, s.id)
 	if err != nil {
 		return ticket{}
 	}
@@ -262,7 +276,7 @@ func (m *sessions) finishLocked(s *session, reason string) {
 	if s.ordered.After(last) {
 		last = s.ordered
 	}
-	m.ended[s.id] = last.Add(endedGrace)
+	m.ends.add(s.host, s.id, reason, last.Add(endedGrace))
 	m.ledger.put(s.endedRecord(reason))
 	m.log.Info("session ended", logkeys.Session, s.id, logkeys.User, s.user, logkeys.Service,
 		s.service, logkeys.Reason, reason)
@@ -298,12 +312,22 @@ func (m *sessions) close(ctx context.Context, id, owner key.ID,
 	return m.ending(ctx, []ticket{t})
 }
 
-// endedByHost takes note that a host ended one of its own sessions.
+// endedByHost takes note that a host ended one of its own sessions. The order to close
+// it is for the host's acknowledgement, which says that it is on the host's disk.
 func (m *sessions) endedByHost(host key.ID, e control.Ended) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.byHost[host][e.Session]; s != nil {
-		m.finishLocked(s, "by the host: "+printable(e.Reason))
+		m.endLocked(s, "by the host: "+printable(e.Reason)).forget()
+	}
+}
+
+// settled takes note that the host has ends on its disk.
+func (m *sessions) settled(host key.ID, ids []key.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range m.ends.settle(host, ids) {
+		m.ledger.drop(id)
 	}
 }
 
@@ -317,8 +341,14 @@ func (m *sessions) attach(l *link, reported []control.Session) {
 		old.cancel(errReplaced)
 	}
 	m.links[l.host] = l
+	refused := 0
 	for _, r := range reported {
-		m.adoptLocked(l.host, r, time.Now())
+		if !m.adoptLocked(l.host, r, time.Now()) {
+			refused++
+		}
+	}
+	if refused > 0 {
+		m.log.Info("sessions of a host not adopted", logkeys.Count, refused, logkeys.Host, l.host)
 	}
 	sync := control.Sync{}
 	for _, s := range m.byHost[l.host] {
@@ -326,23 +356,22 @@ func (m *sessions) attach(l *link, reported []control.Session) {
 			sync.Sessions = append(sync.Sessions, s.order(s.deadline))
 		}
 	}
-	l.post(control.ToHost{Sync: &sync})
+	if t, err := l.send(control.ToHost{Sync: &sync}, m.ends.owedBy(l.host)...); err == nil {
+		t.forget()
+	}
 }
 
 // adoptLocked judges a session that the host serves and nobody here knows: the
-// controller died before it was written.
-func (m *sessions) adoptLocked(host key.ID, r control.Session, now time.Time) {
-	if m.byID[r.ID] != nil || r.ID.IsZero() || r.Knock.IsZero() || r.TTL <= 0 {
-		return
-	}
-	if _, over := m.ended[r.ID]; over {
-		return
+// controller died before it was written. It reports whether it is known now, or is
+// over here.
+func (m *sessions) adoptLocked(host key.ID, r control.Session, now time.Time) bool {
+	if m.byID[r.ID] != nil || m.ends.has(host, r.ID) || r.TTL <= 0 {
+		return true
 	}
 	v, ok := m.judge.judge(r.Device, r.Service, 0, now)
-	if !ok || v.host != host || v.target != r.Target || v.access != r.Access.Resolved() || len(m.byHost[host]) >= maxHostSessions ||
-		m.devices[r.Device] >= maxDeviceSessions || len(m.byID) >= maxSessions {
-		m.log.Info("session of a host not adopted", logkeys.Session, r.ID, logkeys.Host, host)
-		return
+	if !ok || v.host != host || v.target != r.Target || v.access != r.Access.Resolved() ||
+		r.ID.IsZero() || r.Knock.IsZero() || m.crowdedLocked(host) {
+		return false
 	}
 	deadline := now.Add(time.Duration(r.TTL))
 	if v.until.Before(deadline) {
@@ -351,12 +380,20 @@ func (m *sessions) adoptLocked(host key.ID, r control.Session, now time.Time) {
 	s := &session{
 		id: r.ID, device: r.Device, user: v.user, service: r.Service, host: host, target: v.target, access: v.access,
 		source: r.Source.Unmap(), started: now, deadline: deadline, ordered: deadline,
-		knock: r.Knock.HostKnock, state: live,
+		knock: r.Knock.HostKnock, state: live, adopted: true,
 	}
 	m.addLocked(s)
 	m.ledger.put(s.record())
 	m.log.Info("session of a host adopted", logkeys.Session, r.ID, logkeys.User, v.user,
 		logkeys.Host, host)
+	return true
+}
+
+// crowdedLocked reports whether there is no room for another session of the host, or no
+// time to write it.
+func (m *sessions) crowdedLocked(host key.ID) bool {
+	return len(m.byID) >= maxSessions || len(m.byHost[host]) >= maxHostSessions || m.ends.full(host) ||
+		m.ledger.behind()
 }
 
 // detach forgets l, unless a newer stream took its place.
@@ -439,21 +476,22 @@ func (m *sessions) sweep(now time.Time) {
 			m.endLocked(s, reasonExpired).forget()
 		}
 	}
-	for id, until := range m.ended {
-		if now.After(until) {
-			delete(m.ended, id)
-			m.ledger.drop(id)
-		}
+	for _, id := range m.ends.expire(now) {
+		m.ledger.drop(id)
 	}
 }
 
-// list returns copies of the live sessions for which keep says yes, oldest first.
-func (m *sessions) list(keep func(*session) bool) []session {
+// list returns copies of the live sessions, oldest first: all, or those of a device.
+func (m *sessions) list(device key.ID) []session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	all := m.byID
+	if !device.IsZero() {
+		all = m.byDevice[device]
+	}
 	var out []session
-	for _, s := range m.byID {
-		if s.state == live && keep(s) {
+	for _, s := range all {
+		if s.state == live {
 			out = append(out, *s)
 		}
 	}
