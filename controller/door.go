@@ -20,6 +20,9 @@ const (
 	maxAdmissions = 20_000
 	maxPerCaller  = 16 // admissions of one identity
 	maxSources    = 4  // of one admission: a client may try several addresses at once
+	// maxHostKnocks are valid for one admission: each is remembered for a while, and there
+	// is room for so many of all callers together.
+	maxHostKnocks = 256
 )
 
 // gate is the part of a [tunnel.Gate] that the door works.
@@ -37,6 +40,7 @@ type admission struct {
 	identity key.ID
 	wide     netip.Addr // whom the wide pinhole is for; invalid once narrowed
 	until    time.Time  // for host knocks, and for sources to connect
+	knocks   int        // valid host knocks so far
 	// sources are those that host knocks came from, with what ends the connection;
 	// nil until there is one.
 	sources map[netip.AddrPort]func(error)
@@ -128,6 +132,9 @@ func (d *door) hostKnock(datagram []byte, source, _ netip.AddrPort) bool {
 	id, reason := d.receiver.Receive(datagram, now)
 	d.counters.hostKnock(reason)
 	if a := d.admissions[id]; reason == spa.ReasonOK && a != nil && d.gate != nil {
+		if a.knocks++; a.knocks >= maxHostKnocks {
+			d.table.Remove(a.id)
+		}
 		d.bindLocked(a, source, now)
 	}
 	return true // a knock all the same, and not QUIC's
@@ -136,7 +143,10 @@ func (d *door) hostKnock(datagram []byte, source, _ netip.AddrPort) bool {
 // bindLocked lets source in for a, and narrows the pinhole to it.
 func (d *door) bindLocked(a *admission, source netip.AddrPort, now time.Time) {
 	_, bound := a.sources[source]
-	if !bound && (len(a.sources) >= maxSources || now.After(a.until)) {
+	switch {
+	case bound && !a.wide.IsValid():
+		return // it is in: one that says so in a flood has no work done for it
+	case !bound && (len(a.sources) >= maxSources || now.After(a.until)):
 		return
 	}
 	var change firewall.Change

@@ -73,10 +73,9 @@ func (d *door) restoreLocked(ctx context.Context) error {
 		return err
 	}
 	d.log.Error("the controller's firewall was gone, it is installed again")
-	for some := range slices.Chunk(d.openingsLocked(time.Now()), firewall.MaxChange) {
-		if err := d.firewall.Apply(ctx, firewall.Change{Open: some}); err != nil {
-			return fmt.Errorf("open the controller's pinholes again: %w", err)
-		}
+	err := d.sendLocked(ctx, firewall.Change{Open: d.openingsLocked(time.Now())})
+	if err != nil {
+		return fmt.Errorf("open the controller's pinholes again: %w", err)
 	}
 	return nil
 }
@@ -118,14 +117,35 @@ func (d *door) applyLocked(ctx context.Context, change firewall.Change) error {
 	if d.firewall == nil || len(change.Open)+len(change.Revoke) == 0 {
 		return nil
 	}
-	err := d.firewall.Apply(ctx, change)
+	err := d.sendLocked(ctx, change)
 	if errors.Is(err, firewall.ErrNotInstalled) {
 		if err = d.restoreLocked(ctx); err == nil {
-			err = d.firewall.Apply(ctx, change)
+			err = d.sendLocked(ctx, change)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("change the controller's firewall: %w", err)
+	}
+	return nil
+}
+
+// sendLocked sends a change as one, or in pieces when the kernel does not take so many
+// pinholes at once.
+func (d *door) sendLocked(ctx context.Context, change firewall.Change) error {
+	pieces := []firewall.Change{change}
+	if len(change.Revoke)+len(change.Open) > firewall.MaxChange {
+		pieces = nil
+		for some := range slices.Chunk(change.Revoke, firewall.MaxChange) {
+			pieces = append(pieces, firewall.Change{Revoke: some})
+		}
+		for some := range slices.Chunk(change.Open, firewall.MaxChange) {
+			pieces = append(pieces, firewall.Change{Open: some})
+		}
+	}
+	for _, piece := range pieces {
+		if err := d.firewall.Apply(ctx, piece); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -1,0 +1,95 @@
+package controller
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/spa"
+	"github.com/postern-sdp/postern/spa/key"
+	"github.com/postern-sdp/postern/spa/replay"
+)
+
+// paper is a firewall that only writes down what it is told, and refuses what a real one
+// does.
+type paper struct {
+	firewall.Firewall
+	changes int
+	open    map[firewall.Pinhole]bool
+}
+
+func (p *paper) Install(context.Context, firewall.Rules) error { return nil }
+
+func (p *paper) List(context.Context) ([]firewall.Pinhole, error) { return nil, nil }
+
+func (p *paper) Apply(_ context.Context, c firewall.Change) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	p.changes++
+	for _, h := range c.Revoke {
+		delete(p.open, h.Opening())
+	}
+	for _, h := range c.Open {
+		p.open[h.Opening()] = true
+	}
+	return nil
+}
+
+func newPaperDoor(t *testing.T) (*door, *paper, key.ID) {
+	t.Helper()
+	p, self := &paper{open: make(map[firewall.Pinhole]bool)}, key.NewID()
+	d := newDoor(self, p, replay.NewMemory(), new(counters), discard())
+	d.open(noGate{}, 4041)
+	if err := d.install(t.Context(), Defaults().Rules); err != nil {
+		t.Fatal(err)
+	}
+	return d, p, self
+}
+
+// TestAFloodOfHostKnocksIsNoneOfChanges: whoever may come in and says so again and again
+// costs a look-up each time, and not a change of the rules under the lock of all, nor more
+// than its share of what is remembered.
+func TestAFloodOfHostKnocksIsNoneOfChanges(t *testing.T) {
+	d, p, self := newPaperDoor(t)
+	source := netip.MustParseAddrPort("192.0.2.1:5000")
+	pass, err := d.admit(t.Context(), key.NewID(), source.Addr(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const flood = 2 * maxHostKnocks
+	start := time.Now()
+	for i := range flood {
+		at := start.Add(time.Duration(i) * time.Microsecond) // no two are the same
+		d.hostKnock(spa.SealHostKnock(pass.knock, self, pass.session, at), source, netip.AddrPort{})
+	}
+	if got := d.counters.hostKnocks[spa.ReasonOK].Load(); got != maxHostKnocks {
+		t.Errorf("%d host knocks were valid, want %d", got, maxHostKnocks)
+	}
+	if p.changes != 2 || !p.open[d.pinhole(source, 0)] || len(p.open) != 1 {
+		t.Errorf("%d changes, open %v; want one for the knock and one for the first host knock", p.changes, p.open)
+	}
+}
+
+// TestMoreSourcesThanAChangeTakesStayOpenAndShut: the kernel takes a bounded number of
+// pinholes at once, and there may be more connections.
+func TestMoreSourcesThanAChangeTakesStayOpenAndShut(t *testing.T) {
+	d, p, _ := newPaperDoor(t)
+	a := &admission{id: key.NewID(), identity: key.NewID(), until: time.Now(), sources: make(map[netip.AddrPort]func(error))}
+	d.admissions[a.id] = a
+	const many = firewall.MaxChange + 1
+	for i := range many {
+		source := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 5000)
+		a.sources[source], d.sources[source] = func(error) {}, a
+	}
+	d.refresh()
+	if len(p.open) != many {
+		t.Errorf("%d pinholes are kept open, want %d", len(p.open), many)
+	}
+	d.disconnect(a.identity, errRemoved)
+	if len(p.open) != 0 {
+		t.Errorf("%d pinholes stay open", len(p.open))
+	}
+}
