@@ -190,7 +190,7 @@ func (a administration) Hosts(context.Context) ([]api.HostInfo, error) {
 		}
 		h := api.HostInfo{ID: m.ID, Name: m.Name, Created: m.Created, Sessions: counts[m.ID]}
 		if l := a.sessions.online(m.ID); l != nil {
-			h.Online, h.Since, h.Version = true, l.since.UTC(), printable(l.hello.Version)
+			h.Online, h.Since, h.Version = true, l.since.UTC(), l.hello.Version
 			h.Addresses = l.addresses()
 		}
 		infos = append(infos, h)

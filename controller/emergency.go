@@ -80,6 +80,7 @@ func (c *Controller) loud(id key.ID, host string, r control.EmergencyRecord) {
 func (c *Controller) keepEmergency(r emergencyRecord) (fresh bool, err error) {
 	r.Report.Record.Note = printable(r.Report.Record.Note)
 	r.Report.Record.Service = printable(r.Report.Record.Service)
+	r.Report.Record.Source = r.Report.Record.Source.WithZone("")
 	place := fmt.Sprintf("%s/%04d", r.Host, r.Report.Record.Sequence%maxEmergencies)
 	err = c.store.Update(func(tx store.Tx) error {
 		old, err := store.Get[emergencyRecord](tx, emergencyBucket, place)

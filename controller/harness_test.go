@@ -170,6 +170,12 @@ type agent struct {
 
 func (h *house) agent(e *control.Enrolled, sessions ...control.Session) *agent {
 	h.t.Helper()
+	return h.dialled(e, control.Hello{Version: "test", Port: 4042, Sessions: sessions})
+}
+
+// dialled is an agent that begins its stream with that hello.
+func (h *house) dialled(e *control.Enrolled, hello control.Hello) *agent {
+	h.t.Helper()
 	client, err := e.Dial(h.ctx())
 	if err != nil {
 		h.t.Fatalf("agent's connection: %v\n%s", err, h.logs)
@@ -178,7 +184,6 @@ func (h *house) agent(e *control.Enrolled, sessions ...control.Session) *agent {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	hello := control.Hello{Version: "test", Port: 4042, Sessions: sessions}
 	if err := stream.Send(control.FromHost{Hello: &hello}); err != nil {
 		h.t.Fatal(err)
 	}

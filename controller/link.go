@@ -29,7 +29,7 @@ const (
 type link struct {
 	host   key.ID
 	source netip.AddrPort // where the stream comes from
-	hello  control.Hello
+	hello  control.Hello  // without sessions
 	since  time.Time
 	cancel context.CancelCauseFunc
 	done   <-chan struct{}
@@ -46,6 +46,7 @@ type link struct {
 func newLink(ctx context.Context, host key.ID, source netip.AddrPort,
 	hello control.Hello) (*link, context.Context) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	hello.Sessions = nil
 	return &link{
 		host: host, source: source, hello: hello, since: time.Now(),
 		cancel: cancel, done: ctx.Done(),
@@ -161,7 +162,7 @@ func (c *Controller) serveLink(ctx context.Context, caller api.Caller, stream ap
 	log := c.log.With(logkeys.Host, caller.ID, logkeys.Name, caller.Name)
 	c.sessions.attach(l, hello.Sessions)
 	defer c.sessions.detach(l)
-	log.Info("host connected", logkeys.Source, caller.Source, logkeys.Version, printable(hello.Version))
+	log.Info("host connected", logkeys.Source, caller.Source, logkeys.Version, hello.Version)
 	err = l.run(ctx, stream, heard{
 		settled:   func(ids []key.ID) { c.sessions.settled(l.host, ids) },
 		ended:     func(e control.Ended) { c.sessions.endedByHost(l.host, e) },
@@ -185,6 +186,7 @@ func readHello(ctx context.Context, stream api.AgentStream) (control.Hello, erro
 		return control.Hello{}, errors.New("the stream does not start with a hello")
 	}
 	h := *m.Hello
+	h.Version = printable(h.Version)
 	if h.Port == 0 {
 		return control.Hello{}, errors.New("the hello has no port")
 	}

@@ -379,7 +379,7 @@ func (m *sessions) adoptLocked(host key.ID, r control.Session, now time.Time) bo
 	}
 	s := &session{
 		id: r.ID, device: r.Device, user: v.user, service: r.Service, host: host, target: v.target, access: v.access,
-		source: r.Source.Unmap(), started: now, deadline: deadline, ordered: deadline,
+		source: r.Source.Unmap().WithZone(""), started: now, deadline: deadline, ordered: deadline,
 		knock: r.Knock.HostKnock, state: live, adopted: true,
 	}
 	m.addLocked(s)
