@@ -10,8 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/vishvananda/netns"
 )
 
 // Lab is one standing network and the programs that run on it. It is not safe
@@ -77,7 +75,7 @@ func (l *Lab) Down() error {
 		return err
 	}
 	for _, name := range names {
-		if err := netns.DeleteNamed(name); err != nil {
+		if err := deleteNamespace(name); err != nil {
 			return fmt.Errorf("remove namespace %s: %w", name, err)
 		}
 	}

@@ -1,14 +1,17 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // runDir is where iproute2 and netns keep named namespaces.
@@ -68,6 +71,21 @@ func (l *Lab) addNamespace(name string) error {
 		return fmt.Errorf("make namespace %s: %w (is this root?)", name, err)
 	}
 	return nil
+}
+
+// deleteNamespace removes a named namespace, also what is left of one whose removal did
+// not come to its end. A kernel that is busy may refuse the removal of the name for a
+// moment after it was unmounted.
+func deleteNamespace(name string) error {
+	path := filepath.Join(runDir, name)
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is not mounted any more
+		return err
+	}
+	return Wait(context.Background(), 5*time.Second, "its name to be free", func() (bool, error) {
+		err := os.Remove(path)
+		return err == nil || errors.Is(err, os.ErrNotExist), err
+	})
 }
 
 // namespaces lists the full names of the standing namespaces of this prefix.
