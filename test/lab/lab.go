@@ -48,6 +48,9 @@ func Up(l *Lab) error {
 	if err := os.MkdirAll(l.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the lab's folder: %w", err)
 	}
+	if err := shareNames(); err != nil {
+		return fmt.Errorf("prepare %s: %w", runDir, err)
+	}
 	if err := l.buildNetwork(); err != nil {
 		return errors.Join(err, l.Down())
 	}

@@ -114,6 +114,21 @@ func TestDownKillsWhatRunsInside(t *testing.T) {
 	}
 }
 
+// TestNamesThatOthersAddCoverNoneOfALabs has `ip netns add` make the folder of names a
+// mount, as it does once on every machine.
+func TestNamesThatOthersAddCoverNoneOfALabs(t *testing.T) {
+	l := newLab(t)
+	other := l.namespace("other")
+	for _, args := range [][]string{{"netns", "add", other}, {"netns", "del", other}} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	if err := l.Down(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWhatAKilledProcessLeftIsSwept(t *testing.T) {
 	gone := exec.Command("true")
 	if err := gone.Run(); err != nil {
@@ -127,7 +142,7 @@ func TestWhatAKilledProcessLeftIsSwept(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = l.Down() })
 	}
-	// A removal that did not come to its end leaves a name with nothing behind it.
+	// What a restart of the machine leaves of a name.
 	if err := os.WriteFile(filepath.Join(runDir, left.namespace("client")), nil, 0o444); err != nil {
 		t.Fatal(err)
 	}

@@ -1,14 +1,12 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -73,19 +71,30 @@ func (l *Lab) addNamespace(name string) error {
 	return nil
 }
 
-// deleteNamespace removes a named namespace, also what is left of one whose removal did
-// not come to its end. A kernel that is busy may refuse the removal of the name for a
-// moment after it was unmounted.
+// shareNames makes the folder of names a mount of its own, as `ip netns add` does where
+// it is not one yet. Were that to happen later, it would cover the names of a standing
+// lab for ever.
+func shareNames() error {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return err
+	}
+	err := unix.Mount("", runDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	if !errors.Is(err, unix.EINVAL) { // it is a mount, or nothing will do
+		return err
+	}
+	return errors.Join(unix.Mount(runDir, runDir, "none", unix.MS_BIND|unix.MS_REC, ""),
+		unix.Mount("", runDir, "none", unix.MS_SHARED|unix.MS_REC, ""))
+}
+
+// deleteNamespace removes a named namespace, also when nothing but its name is left:
+// a restart of the machine may leave names.
 func deleteNamespace(name string) error {
 	path := filepath.Join(runDir, name)
 	err := unix.Unmount(path, unix.MNT_DETACH)
-	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is not mounted any more
+	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is not mounted
 		return err
 	}
-	return Wait(context.Background(), 5*time.Second, "its name to be free", func() (bool, error) {
-		err := os.Remove(path)
-		return err == nil || errors.Is(err, os.ErrNotExist), err
-	})
+	return os.Remove(path)
 }
 
 // namespaces lists the full names of the standing namespaces of this prefix.
