@@ -194,3 +194,24 @@ func TestTheUnitIsOneThatSystemdTakes(t *testing.T) {
 		}
 	}
 }
+
+func TestADropInComesAndGoes(t *testing.T) {
+	root := t.TempDir()
+	server := netip.MustParseAddrPort("127.63.0.53:5354")
+	d, err := For(root, "postern.internal", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := d.Install(); !changed || err != nil || !d.Installed() {
+		t.Errorf("%v, %v", changed, err)
+	}
+	if changed, err := d.Install(); changed || err != nil {
+		t.Errorf("again: %v, %v", changed, err)
+	}
+	if changed, err := d.Uninstall(); !changed || err != nil || d.Installed() {
+		t.Errorf("%v, %v", changed, err)
+	}
+	if changed, err := d.Uninstall(); changed || err != nil {
+		t.Errorf("again: %v, %v", changed, err)
+	}
+}

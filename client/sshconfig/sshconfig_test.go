@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -31,6 +32,9 @@ func configurations() map[string]string {
 func TestUninstallLeavesTheConfigurationByteForByteAsItWas(t *testing.T) {
 	for name, text := range configurations() {
 		for _, linked := range []bool{false, true} {
+			if linked && runtime.GOOS == "windows" {
+				continue // links take an administrator there
+			}
 			f := At(filepath.Join(t.TempDir(), "ssh", "config"))
 			path := f.Config
 			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -61,7 +65,7 @@ func TestUninstallLeavesTheConfigurationByteForByteAsItWas(t *testing.T) {
 			if err != nil && !(text == "" && !linked && errors.Is(err, fs.ErrNotExist)) || string(after) != text {
 				t.Errorf("%s: after: %q, %v, want %q", name, after, err, text)
 			}
-			if info, err := os.Stat(path); err == nil && info.Mode().Perm() != 0o640 {
+			if info, err := os.Stat(path); err == nil && runtime.GOOS != "windows" && info.Mode().Perm() != 0o640 {
 				t.Errorf("%s: mode is %o", name, info.Mode().Perm())
 			}
 			if info, err := os.Lstat(f.Config); err == nil && (info.Mode()&fs.ModeSymlink != 0) != linked {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 )
 
@@ -37,7 +38,7 @@ func TestOnlyOurLinesOfTheHostsFileChange(t *testing.T) {
 		if err != nil || string(got) != test[1] {
 			t.Errorf("%s: got %q, want %q", name, got, test[1])
 		}
-		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 {
+		if info, err := os.Stat(path); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o640 {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
 		}
 		if _, err := WriteHosts(path, nil); err != nil {
@@ -56,6 +57,9 @@ func TestAHalfBlockIsLeftAlone(t *testing.T) {
 }
 
 func TestALinkedHostsFileStaysALink(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("links take an administrator there")
+	}
 	dir := t.TempDir()
 	target, path := filepath.Join(dir, "target"), filepath.Join(dir, "hosts")
 	os.WriteFile(target, []byte("a\n"), 0o644)
@@ -70,27 +74,6 @@ func TestALinkedHostsFileStaysALink(t *testing.T) {
 	}
 	if info, err := os.Lstat(path); err != nil || info.Mode()&os.ModeSymlink == 0 {
 		t.Errorf("%v, %v", info.Mode(), err)
-	}
-}
-
-func TestADropInComesAndGoes(t *testing.T) {
-	root := t.TempDir()
-	server := netip.MustParseAddrPort("127.63.0.53:5354")
-	d, err := For(root, "postern.internal", server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if changed, err := d.Install(); !changed || err != nil || !d.Installed() {
-		t.Errorf("%v, %v", changed, err)
-	}
-	if changed, err := d.Install(); changed || err != nil {
-		t.Errorf("again: %v, %v", changed, err)
-	}
-	if changed, err := d.Uninstall(); !changed || err != nil || d.Installed() {
-		t.Errorf("%v, %v", changed, err)
-	}
-	if changed, err := d.Uninstall(); changed || err != nil {
-		t.Errorf("again: %v, %v", changed, err)
 	}
 }
 
