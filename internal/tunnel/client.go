@@ -46,6 +46,7 @@ type Conn struct {
 	quic      *quic.Conn
 	transport *quic.Transport
 	gate      *Gate
+	aside     *aside
 	session   key.ID
 	flows     *flows
 	since     time.Time
@@ -71,7 +72,7 @@ func Dial(ctx context.Context, c DialConfig) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	gate.watch = newWatch(c.Knock)
+	gate.watch, gate.aside = newWatch(c.Knock), newAside(gate)
 	for _, a := range c.Addresses {
 		gate.Admit(a, c.Host)
 	}
@@ -84,7 +85,7 @@ func Dial(ctx context.Context, c DialConfig) (*Conn, error) {
 	}
 	gate.watch.connected()
 	tunnel := &Conn{
-		quic: conn, transport: d.transport, gate: gate, session: c.Session,
+		quic: conn, transport: d.transport, gate: gate, aside: gate.aside, session: c.Session,
 		flows: newFlows(conn, 0, new(flowCounts)), since: time.Now(),
 	}
 	tunnel.pulse = &pulse{
@@ -92,6 +93,7 @@ func Dial(ctx context.Context, c DialConfig) (*Conn, error) {
 		peer: func() *peer { return gate.admitted(tunnel.Address()) },
 	}
 	tunnel.running.Go(tunnel.pulse.run)
+	tunnel.running.Go(func() { tunnel.aside.open(conn) })
 	return tunnel, nil
 }
 
@@ -216,6 +218,7 @@ func (c *Conn) CloseWithReason(reason Reason, text string) error {
 		err = errors.Join(c.transport.Close(), c.gate.Close())
 		c.flows.close()
 		c.running.Wait()
+		err = errors.Join(err, c.aside.close())
 	})
 	return err
 }

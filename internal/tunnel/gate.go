@@ -49,6 +49,7 @@ type Gate struct {
 	start  time.Time
 	reader reader
 	watch  *watch // of a client's path; nil on servers
+	aside  *aside // of a client; nil on servers
 	counts counters
 
 	mu        sync.RWMutex // guards what follows

@@ -100,6 +100,9 @@ func (g *Gate) next() []byte {
 			g.counts.strangers.Add(1)
 			continue
 		}
+		if g.aside != nil && g.aside.take(datagram, r.addr) {
+			continue
+		}
 		return datagram
 	}
 	return nil

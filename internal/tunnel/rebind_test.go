@@ -22,6 +22,8 @@ type relay struct {
 	server  netip.AddrPort
 	client  netip.AddrPort
 	outside *net.UDPConn
+	// Datagrams of a path challenge's size since the last change.
+	asked, answered int
 }
 
 func newRelay(t testing.TB, server netip.AddrPort) *relay {
@@ -41,6 +43,9 @@ func newRelay(t testing.TB, server netip.AddrPort) *relay {
 			}
 			r.mu.Lock()
 			r.client = from
+			if n == challengeSize {
+				r.answered++
+			}
 			r.outside.WriteToUDPAddrPort(b[:n], r.server)
 			r.mu.Unlock()
 		}
@@ -67,7 +72,7 @@ func (r *relay) rebind(t testing.TB) {
 	if r.outside != nil {
 		r.outside.Close()
 	}
-	r.outside = outside
+	r.outside, r.asked, r.answered = outside, 0, 0
 	r.running.Go(func() {
 		b := make([]byte, 1<<16)
 		for {
@@ -77,6 +82,9 @@ func (r *relay) rebind(t testing.TB) {
 			}
 			r.mu.Lock()
 			client := r.client
+			if n == challengeSize {
+				r.asked++
+			}
 			r.mu.Unlock()
 			r.inside.WriteToUDPAddrPort(b[:n], client)
 		}
@@ -247,6 +255,44 @@ func TestAnUploadGoesOnBehindAnotherAddressOfTheNAT(t *testing.T) {
 	close(stop)
 	if longest := <-done; longest > stalls.Within(stallBound) {
 		t.Errorf("the transfer stalled for %v", longest)
+	}
+}
+
+// What the old path has lost fills the congestion window of a transfer as fast as the
+// line allows. The host's question whether the client is at the new address does not
+// wait for room in it: it is answered in a datagram of its own.
+func TestTheHostsQuestionIsAnsweredThoughTheCongestionWindowIsFull(t *testing.T) {
+	h := newHouse(t, loopback4)
+	h.dialTo(newService(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) }))
+	nat := newRelay(t, h.address())
+	c := h.config(h.grant())
+	c.Addresses = []netip.AddrPort{nat.address()}
+	conn := dial(t, c)
+	stream := open(t, conn)
+	eventually(t, "QUIC to know of the way for answers", conn.aside.known.Load)
+	written := make(chan error, 1)
+	go func() { // ends with the connection
+		for chunk := make([]byte, 1<<16); ; {
+			if _, err := stream.Write(chunk); err != nil {
+				written <- err
+				return
+			}
+		}
+	}()
+	t.Cleanup(h.stop) // what the client says in the end may be lost
+	for range 5 {
+		nat.rebind(t)
+		eventually(t, "a question, and its answer by itself", func() bool {
+			nat.mu.Lock()
+			defer nat.mu.Unlock()
+			return nat.asked > 0 && nat.answered > 0
+		})
+		reads := conn.gate.watch.reads.Load()
+		eventually(t, "the transfer to go on", func() bool { return conn.gate.watch.reads.Load() > reads+50 })
+	}
+	conn.Close()
+	if err := <-written; !errors.Is(err, ErrClosed) {
+		t.Errorf("writing ended with %v", err)
 	}
 }
 
