@@ -243,8 +243,8 @@ func concurrent(t *testing.T, n *network) {
 		all.Go(func() {
 			source := n.client.addresses()[w%2]
 			for i := range rounds {
-				keep := wide(firewall.TCP, source, uint16(1000*w+2*i+1))
-				gone := wide(firewall.UDP, source, uint16(1000*w+2*i+2))
+				from, port := netip.AddrPortFrom(source, uint16(1+i)), uint16(portA+w)
+				keep, gone := exact(firewall.TCP, from, port), exact(firewall.UDP, from, port)
 				keep.TTL = time.Hour // a minute is over too soon on a busy machine
 				err := errors.Join(
 					fw.Apply(ctx, firewall.Change{Open: []firewall.Pinhole{keep, gone}}),
