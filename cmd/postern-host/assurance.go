@@ -30,7 +30,7 @@ type assurance struct {
 // doubt says why it is not sure that the login's person gets in again; empty: it is.
 // A login by the trial's own way shows only that the trial lets it in.
 func (a assurance) doubt() string {
-	if a.login.Name == "" || a.kept() { // no rule closes a console
+	if a.login.Console || a.kept() { // no rule closes a console
 		return ""
 	}
 	link := linkless(a.agent, a.fault)
@@ -42,7 +42,10 @@ func (a assurance) doubt() string {
 	}
 	why := fmt.Sprintf("this login came from %s, which only the trial lets in: nobody has shown that "+
 		"the way through Postern works", a.login.Source.Addr())
-	if isOwn(a.login.Source.Addr()) {
+	switch {
+	case a.login.Name == "":
+		why = "nobody can tell how this login came here: it is by ssh as little as at a console"
+	case isOwn(a.login.Source.Addr()):
 		why = "this login came from this machine itself, and through no session of Postern's"
 	}
 	if link != "" {

@@ -45,7 +45,8 @@ func TestOnlyALoginThatShowsAWayInConfirmsWithoutBeingAsked(t *testing.T) {
 		fault error
 		doubt string // none: sure
 	}{
-		"a console":                  {protect.Login{}, nil, agent(false), host.ErrNotRunning, ""},
+		"a console":                  {protect.Login{Console: true}, nil, agent(false), host.ErrNotRunning, ""},
+		"nobody knows how":           {protect.Login{}, nil, agent(true), nil, "nobody can tell how this login came"},
 		"a tunnel":                   {login(inside), nil, agent(true, tunnel), nil, ""},
 		"a direct session":           {login(plain), nil, agent(true, other, direct), nil, ""},
 		"a keep rule":                {login(plain), keep("192.0.2.0/24", 0, "", 22), agent(false), host.ErrNotRunning, ""},

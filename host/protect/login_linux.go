@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Login is how somebody got to this machine's shell.
@@ -16,6 +18,9 @@ type Login struct {
 	Source netip.AddrPort
 	// Name tells one login from another.
 	Name string
+	// Console is a terminal of the machine's own, such as tty1 or ttyS0. Without it and a
+	// source nobody knows how the login came.
+	Console bool
 }
 
 // maxAncestors bounds the way up from a process to its login.
@@ -25,7 +30,7 @@ const maxAncestors = 64
 // does not tell, as sudo clears it: the processes above are asked too, as far as
 // their environment may be read.
 func Present() Login {
-	pid := os.Getpid()
+	pid, console := os.Getpid(), false
 	for range maxAncestors {
 		if pid <= 1 {
 			break
@@ -36,11 +41,13 @@ func Present() Login {
 				return l
 			}
 		}
-		if pid = parent(pid); pid == 0 {
+		s := readStat(pid)
+		console = console || isConsole(s.terminal)
+		if pid = s.parent; pid == 0 {
 			break
 		}
 	}
-	return Login{}
+	return Login{Console: console}
 }
 
 // parseLogin reads "client port server port", as ssh(1) describes SSH_CONNECTION.
@@ -79,20 +86,43 @@ func variable(environ []byte, name string) string {
 	return ""
 }
 
-func parent(pid int) int {
+// stat is what there is to know of a process.
+type stat struct {
+	parent   int // 0: none, or nobody knows
+	terminal int // that controls it, as the kernel numbers devices; 0: none
+}
+
+func readStat(pid int) stat {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0
+		return stat{}
 	}
+	return parseStat(text)
+}
+
+func parseStat(text []byte) stat {
 	// The name, in brackets, may have brackets and blanks of its own (proc(5)).
 	i := bytes.LastIndexByte(text, ')')
 	fields := bytes.Fields(text[i+1:])
-	if len(fields) < 2 {
-		return 0
+	if len(fields) < 5 {
+		return stat{}
 	}
-	n, err := strconv.Atoi(string(fields[1]))
-	if err != nil {
-		return 0
+	p, err1 := strconv.Atoi(string(fields[1]))
+	t, err2 := strconv.Atoi(string(fields[4]))
+	if err1 != nil || err2 != nil {
+		return stat{}
 	}
-	return n
+	return stat{p, t}
+}
+
+// Majors of the terminals that programs make: the kernel's Documentation/admin-guide/devices.txt.
+const (
+	majorOldPTY             = 3
+	firstUnix98, lastUnix98 = 136, 143
+)
+
+// isConsole reports whether a terminal is the machine's own.
+func isConsole(device int) bool {
+	major := int(unix.Major(uint64(device)))
+	return major != 0 && major != majorOldPTY && (major < firstUnix98 || major > lastUnix98)
 }

@@ -284,6 +284,23 @@ func TestOtherLoginsAreToldApart(t *testing.T) {
 	}
 }
 
+func TestAConsoleIsATerminalThatNoProgramMade(t *testing.T) {
+	for text, want := range map[string]bool{
+		"1 (bash) S 7 1 1 1025 1 0": true,  // tty1
+		"1 (a) b) S 7 1 1 1088 1 0": true,  // ttyS0
+		"1 (bash) S 7 1 1 58624 1":  true,  // hvc0
+		"1 (bash) S 7 1 1 34816 1":  false, // pts/0
+		"1 (bash) S 7 1 1 34830 1":  false,
+		"1 (bash) S 7 1 1 0 -1 0":   false,
+		"1 (bash) S 7":              false,
+	} {
+		s := parseStat([]byte(text))
+		if isConsole(s.terminal) != want || want && s.parent != 7 {
+			t.Errorf("%s: %+v, want a console: %t", text, s, want)
+		}
+	}
+}
+
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"state":"on"}`))
 	f.Add([]byte(`{"version":1,"state":"trial","boot":"b","until":5,"admins":[{"source":"192.0.2.7/32","port":22,"until":5}]}`))
