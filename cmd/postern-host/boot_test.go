@@ -246,8 +246,14 @@ func TestARunningAgentAndTheCommandsAgreeOnTheRules(t *testing.T) {
 		t.Errorf("the agent took the keep rule away:\n%s", got)
 	}
 	s.configure("[tunnel]\nlisten = \"[::]:4142\"\n" + keep)
-	if out, err := s.root("confirm", "--force"); err == nil || !strings.Contains(out, "tunnel.listen") {
-		t.Errorf("confirm: %v\n%s", err, out)
+	for _, command := range []string{"confirm --force", "firewall up"} {
+		if out, err := s.root(strings.Fields(command)...); err == nil || !strings.Contains(out, "tunnel.listen") {
+			t.Errorf("%s: %v\n%s", command, err, out)
+		}
+	}
+	s.asRoot("firewall", "up", "--closed") // as the unit does then, when it is started again
+	if got := s.rules(); !strings.Contains(got, "192.0.2.99") || !strings.Contains(got, "policy drop") {
+		t.Errorf("beside the agent the rules became\n%s", got)
 	}
 	s.asRoot("unprotect") // in whatever state
 	s.stop()

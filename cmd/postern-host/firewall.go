@@ -71,6 +71,14 @@ func (p program) firewallUp(c *cli.Context) error {
 		return err
 	}
 	defer g.close()
+	agent, fault := g.askAgent(c.Context)
+	if fault == nil && c.Bool("closed") {
+		p.sayf("an agent runs here, and its rules are left alone")
+		return nil
+	}
+	if err := g.checkAgent(agent, fault, configPath(c)); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(c.Context, limit)
 	defer cancel()
 	state, err := g.Restore(ctx)

@@ -23,8 +23,13 @@ const (
 type good struct {
 	Version int    `json:"version"`
 	State   string `json:"state"`
+	Socket  string `json:"status_socket"`
 	Backend string `json:"backend"`
 	Table   string `json:"table"`
+}
+
+func goodOf(s host.Settings) good {
+	return good{goodVersion, s.State, s.StatusSocket, s.Firewall.Backend, s.Firewall.Table}
 }
 
 // unitFolder is the StateDirectory= of the unit that runs this; ok is false when none
@@ -38,7 +43,7 @@ func unitFolder() (folder string, ok bool) {
 // is no boot to look for them.
 func noteGood(s host.Settings, log *slog.Logger) {
 	folder, ok := unitFolder()
-	now := good{goodVersion, s.State, s.Firewall.Backend, s.Firewall.Table}
+	now := goodOf(s)
 	if !ok || readGood(folder) == now {
 		return
 	}
@@ -53,15 +58,10 @@ func noteGood(s host.Settings, log *slog.Logger) {
 
 // readGood returns the note, or the defaults without a usable one.
 func readGood(folder string) good {
-	d := host.Defaults()
-	none := good{State: d.State, Backend: d.Firewall.Backend, Table: d.Firewall.Table}
-	text, err := atomicfile.ReadPrivate(filepath.Join(folder, goodName))
-	if err != nil {
-		return none
-	}
 	var g good
-	if err := json.Unmarshal(text, &g); err != nil || g.Version != goodVersion {
-		return none
+	text, err := atomicfile.ReadPrivate(filepath.Join(folder, goodName))
+	if err != nil || json.Unmarshal(text, &g) != nil || g.Version != goodVersion {
+		return goodOf(host.Defaults())
 	}
 	return g
 }
@@ -75,7 +75,7 @@ func lastGood() host.Settings {
 		folder = host.DefaultState
 	}
 	noted, s := readGood(folder), host.Defaults()
-	s.State, s.Firewall.Table = noted.State, noted.Table
+	s.State, s.StatusSocket, s.Firewall.Table = noted.State, noted.Socket, noted.Table
 	if noted.Backend == host.BackendNone {
 		s.Firewall.Backend = noted.Backend
 	}
