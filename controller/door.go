@@ -20,6 +20,8 @@ const (
 	maxAdmissions = 20_000
 	maxPerCaller  = 16 // admissions of one identity
 	maxSources    = 4  // of one admission: a client may try several addresses at once
+	// maxConnections are live for one identity: each may have requests of megabytes.
+	maxConnections = maxPerCaller
 	// maxHostKnocks are valid for one admission: each is remembered for a while, and there
 	// is room for so many of all callers together.
 	maxHostKnocks = 256
@@ -60,6 +62,7 @@ type door struct {
 	port       uint16 // set once, before the first knock is read
 	admissions map[key.ID]*admission
 	callers    map[key.ID]int     // admissions of each identity
+	connected  map[key.ID]int     // connections of each identity
 	wide       map[netip.Addr]int // admissions that need the wide pinhole
 	sources    map[netip.AddrPort]*admission
 }
@@ -72,6 +75,7 @@ func newDoor(self key.ID, fw firewall.Firewall, guard spa.Guard, counters *count
 		receiver:   spa.NewHostKnockReceiver(self, table, guard),
 		admissions: make(map[key.ID]*admission),
 		callers:    make(map[key.ID]int),
+		connected:  make(map[key.ID]int),
 		wide:       make(map[netip.Addr]int),
 		sources:    make(map[netip.AddrPort]*admission),
 	}
@@ -194,6 +198,9 @@ func (d *door) unbindLocked(a *admission, source netip.AddrPort, change *firewal
 	}
 	if disconnect != nil {
 		disconnect(cause)
+		if d.connected[a.identity]--; d.connected[a.identity] <= 0 {
+			delete(d.connected, a.identity)
+		}
 	}
 	delete(a.sources, source)
 	delete(d.sources, source)
@@ -225,6 +232,10 @@ func (d *door) Connected(source netip.AddrPort, disconnect func(error)) (key.ID,
 	if a == nil || a.sources[source] != nil {
 		return key.ID{}, nil, errNoDoor
 	}
+	if d.connected[a.identity] >= maxConnections {
+		return key.ID{}, nil, errBusy
+	}
+	d.connected[a.identity]++
 	a.sources[source] = disconnect
 	return a.identity, func() { d.gone(a, source) }, nil
 }

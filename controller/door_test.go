@@ -93,3 +93,38 @@ func TestMoreSourcesThanAChangeTakesStayOpenAndShut(t *testing.T) {
 		t.Errorf("%d pinholes stay open", len(p.open))
 	}
 }
+
+// TestAnIdentityHasABoundedNumberOfConnections, however many sources it was let in from:
+// each may cost the controller megabytes.
+func TestAnIdentityHasABoundedNumberOfConnections(t *testing.T) {
+	d, _, self := newPaperDoor(t)
+	identity, address := key.NewID(), netip.MustParseAddr("192.0.2.1")
+	var sources []netip.AddrPort
+	for range maxPerCaller {
+		pass, err := d.admit(t.Context(), identity, address, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range maxSources {
+			source := netip.AddrPortFrom(address, uint16(5000+len(sources)))
+			d.hostKnock(spa.SealHostKnock(pass.knock, self, pass.session, time.Now()), source, netip.AddrPort{})
+			sources = append(sources, source)
+		}
+	}
+	var connected []func()
+	for _, source := range sources {
+		if _, gone, err := d.Connected(source, func(error) {}); err == nil {
+			connected = append(connected, gone)
+		}
+	}
+	if len(connected) != maxConnections {
+		t.Fatalf("%d connections of one identity, want %d", len(connected), maxConnections)
+	}
+	connected[0]()
+	if _, _, err := d.Connected(sources[len(sources)-1], func(error) {}); err != nil {
+		t.Errorf("in the place of one that ended: %v", err)
+	}
+	if _, _, err := d.Connected(sources[len(sources)-2], func(error) {}); err == nil {
+		t.Error("one too many")
+	}
+}
