@@ -179,6 +179,10 @@ func TestTheUnitsAgree(t *testing.T) {
 	if boot != controller["ConditionPathExists"]+" "+enabled {
 		t.Errorf("the boot's rules are there when %s", boot)
 	}
+	order := keys(t, "postern-controller-firewall.service")
+	if !strings.Contains(order["Before"], "cloud-init-local.service") || strings.Contains(order["After"], "firewalld") {
+		t.Errorf("after %s, before %s: cloud-init's network is not guarded", order["After"], order["Before"])
+	}
 }
 
 // keys returns a unit's keys; lines of the same key are joined.
