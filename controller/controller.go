@@ -305,6 +305,7 @@ func (c *Controller) serve(ctx context.Context, s *sockets) error {
 	g.Go(func() error { return s.api.Serve(ctx, s.admin) })
 	g.Go(func() error { return c.certificate.run(ctx, c.log) })
 	g.Go(func() error { return c.keepHouse(ctx) })
+	g.Go(func() error { return c.door.watch(ctx) })
 	if s.capture != nil {
 		g.Go(func() error { return c.capture(ctx, s.capture) })
 	}

@@ -3,10 +3,12 @@ package controller
 import (
 	"context"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/postern-sdp/postern/firewall"
+	"github.com/postern-sdp/postern/internal/testkit"
 	"github.com/postern-sdp/postern/spa"
 	"github.com/postern-sdp/postern/spa/key"
 	"github.com/postern-sdp/postern/spa/replay"
@@ -16,11 +18,15 @@ import (
 // does.
 type paper struct {
 	firewall.Firewall
-	changes int
-	open    map[firewall.Pinhole]bool
+	installs atomic.Int32
+	changes  int
+	open     map[firewall.Pinhole]bool
 }
 
-func (p *paper) Install(context.Context, firewall.Rules) error { return nil }
+func (p *paper) Install(context.Context, firewall.Rules) error {
+	p.installs.Add(1)
+	return nil
+}
 
 func (p *paper) List(context.Context) ([]firewall.Pinhole, error) { return nil, nil }
 
@@ -126,5 +132,47 @@ func TestAnIdentityHasABoundedNumberOfConnections(t *testing.T) {
 	}
 	if _, _, err := d.Connected(sources[len(sources)-2], func(error) {}); err == nil {
 		t.Error("one too many")
+	}
+}
+
+// hearing is a paper firewall that hears of what others do.
+type hearing struct {
+	*paper
+	changed chan func() // once it listens
+}
+
+func (h hearing) Watch(ctx context.Context, changed func()) error {
+	h.changed <- changed
+	<-ctx.Done()
+	return nil
+}
+
+// TestAFirewallThatHearsIsMendedAtOnce, with what was open, and once for each time that
+// something happened.
+func TestAFirewallThatHearsIsMendedAtOnce(t *testing.T) {
+	testkit.NoLeak(t)
+	d, p, _ := newPaperDoor(t)
+	address := netip.MustParseAddr("192.0.2.1")
+	if _, err := d.admit(t.Context(), key.NewID(), address, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	h := hearing{p, make(chan func(), 1)}
+	d.firewall = h
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.watch(ctx) }()
+	changed := <-h.changed
+	p.open = make(map[firewall.Pinhole]bool) // as a flush does
+	changed()
+	testkit.Eventually(t, patience, "the rules to be installed again", func() bool { return p.installs.Load() == 2 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if want := d.pinhole(netip.AddrPortFrom(address, 0), 0); len(p.open) != 1 || !p.open[want] {
+		t.Errorf("open %v, want %v", p.open, want)
+	}
+	if n := p.installs.Load(); n != 2 {
+		t.Errorf("installed %d times", n)
 	}
 }

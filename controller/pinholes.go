@@ -8,12 +8,16 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/postern-sdp/postern/firewall"
 	"github.com/postern-sdp/postern/internal/logkeys"
 )
 
-// firewallLimit bounds the work on the kernel's rules that nobody waits for.
-const firewallLimit = 10 * time.Second
+const (
+	firewallLimit = 10 * time.Second // for work on the kernel's rules that nobody waits for
+	watchRetry    = 10 * time.Second
+)
 
 // rulesFunc returns the controller's rules as they are now: keep rules end.
 type rulesFunc func() (firewall.Rules, error)
@@ -57,12 +61,65 @@ func (d *door) check(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
 	defer cancel()
 	_, err := d.firewall.List(ctx)
-	if errors.Is(err, firewall.ErrNotInstalled) {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		err = d.restoreLocked(ctx)
+	switch {
+	case errors.Is(err, firewall.ErrNotInstalled):
+		d.mend(ctx)
+	case err != nil && ctx.Err() == nil:
+		d.log.Error("rules of the controller's firewall", logkeys.Error, err)
 	}
-	if err != nil && ctx.Err() == nil {
+}
+
+// watcher is a firewall that hears of what others do to its rules.
+type watcher interface {
+	// Watch calls changed soon after somebody took away or altered what Install made,
+	// until ctx ends. changed must not block.
+	Watch(ctx context.Context, changed func()) error
+}
+
+// watch has the rules put back as soon as the firewall hears that somebody changed them,
+// until ctx ends. Where it does not hear, check remains.
+func (d *door) watch(ctx context.Context) error {
+	w, ok := d.firewall.(watcher)
+	if !ok {
+		return nil
+	}
+	disturbed := make(chan struct{}, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for ctx.Err() == nil {
+			err := w.Watch(ctx, func() {
+				select {
+				case disturbed <- struct{}{}:
+				default: // it is to be mended already
+				}
+			})
+			if ctx.Err() == nil {
+				d.log.Error("changes of the firewall by others are noticed at the regular looks only", logkeys.Error, err)
+				pause(ctx, watchRetry)
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-disturbed:
+				d.mend(ctx)
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// mend installs the rules anew, with all that is to be open in them.
+func (d *door) mend(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
+	defer cancel()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.restoreLocked(ctx); err != nil && ctx.Err() == nil {
 		d.log.Error("rules of the controller's firewall", logkeys.Error, err)
 	}
 }
@@ -72,7 +129,7 @@ func (d *door) restoreLocked(ctx context.Context) error {
 	if err := d.installLocked(ctx); err != nil {
 		return err
 	}
-	d.log.Error("the controller's firewall was gone, it is installed again")
+	d.log.Error("another process took away or changed the controller's rules, they are installed again")
 	err := d.sendLocked(ctx, firewall.Change{Open: d.openingsLocked(time.Now())})
 	if err != nil {
 		return fmt.Errorf("open the controller's pinholes again: %w", err)
