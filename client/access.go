@@ -40,7 +40,7 @@ type EventKind uint8
 const (
 	EventGranted    EventKind = 1 // a new session
 	EventRenewed    EventKind = 2 // the session's deadline moved
-	EventNotRenewed EventKind = 3 // it did not; after [Event.Deadline] it is over
+	EventNotRenewed EventKind = 3 // it will not, as far as can be seen; after [Event.Deadline] it is over
 	EventLost       EventKind = 4 // the tunnel broke
 	EventRefused    EventKind = 5 // one connection could not be made
 )
@@ -71,6 +71,7 @@ type Access struct {
 		sync.Mutex
 		granted Granted
 		renewAt time.Duration // when to renew, on the boot clock; 0 for never
+		told    bool          // that it will not be renewed
 		conn    *tunnel.Conn
 		inUse   int  // open streams
 		works   bool // a direct service was reached since the last knock, as far as is known
@@ -358,7 +359,7 @@ func (a *Access) ask(ctx context.Context, session key.ID) (Granted, error) {
 func (a *Access) granted(g Granted) {
 	a.mu.Lock()
 	a.mu.granted = g
-	a.mu.renewAt = 0
+	a.mu.renewAt, a.mu.told = 0, false
 	if !a.NoRenew {
 		a.mu.renewAt = bootclock.Now() + g.left()*2/3
 	}

@@ -7,8 +7,13 @@ import (
 	"github.com/postern-sdp/postern/internal/bootclock"
 )
 
-// renewAgain is the least time between two tries to renew a session.
-const renewAgain = time.Second
+const (
+	// renewAgain is the least time between two tries to renew a session.
+	renewAgain = time.Second
+	// nearEnd is how long before the deadline a controller that is silent so far becomes
+	// something to know of.
+	nearEnd = 5 * time.Minute
+)
 
 // keepRenewed renews the session when two thirds of its time are over and
 // connections are open. An unused session is left to end.
@@ -39,7 +44,9 @@ func (a *Access) keepRenewed() {
 	}
 }
 
-// renew asks for more time. It stops asking when policy gives no more.
+// renew asks for more time. It stops asking when policy gives no more. That is told, and
+// so is that nobody answers, once, when the deadline is near: until then there are
+// other tries.
 func (a *Access) renew() {
 	if a.take(a.life) != nil {
 		return
@@ -68,6 +75,11 @@ func (a *Access) renew() {
 	if again >= old.until {
 		a.mu.renewAt = 0
 	}
+	tell := !a.mu.told && (again == 0 || old.left() <= nearEnd)
+	a.mu.told = a.mu.told || tell
 	a.mu.Unlock()
+	if !tell {
+		return
+	}
 	a.Notify(Event{Kind: EventNotRenewed, Deadline: old.Deadline, Err: err})
 }

@@ -64,3 +64,20 @@ func TestANewTunnelDoesNotWaitForTheCertificatesRenewal(t *testing.T) {
 		return device.Status().Expires.After(expires)
 	})
 }
+
+func TestAControllerThatIsSilentNearTheEndIsToldOnce(t *testing.T) {
+	testkit.NoLeak(t)
+	device, c, h := enrolled(t)
+	c.Set(func(c *controltest.Controller) { c.Session = 6 * time.Second })
+	var seen events
+	a := access(t, patient(t, device, 200*time.Millisecond), client.AccessConfig{Notify: seen.add})
+	conn := dial(t, a)
+	c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	testkit.Eventually(t, 20*time.Second, "the end of the session", func() bool { return len(h.Sessions()) == 0 })
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection goes on")
+	}
+	if n := seen.count(client.EventNotRenewed); n != 1 || c.Count(spa.KindAccess) < 3 {
+		t.Errorf("told %d times after %d knocks, want once", n, c.Count(spa.KindAccess))
+	}
+}

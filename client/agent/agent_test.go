@@ -58,13 +58,14 @@ func (h *house) serve(version string, idle time.Duration) (ended func() error) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	d := h.device.Dialer(client.DialerConfig{Idle: 20 * time.Millisecond})
+	var notices agent.Notices
+	d := h.device.Dialer(client.DialerConfig{Idle: 20 * time.Millisecond, Notify: notices.Tell})
 	ctx, stop := context.WithCancel(context.Background())
 	result := make(chan error, 1)
 	go func() {
 		defer d.Close()
 		result <- agent.Serve(ctx, l, agent.Config{
-			Kind: "agent", Version: version, Dialer: d, Sessions: d.Sessions, Idle: idle,
+			Kind: "agent", Version: version, Dialer: d, Sessions: d.Sessions, Idle: idle, Notices: &notices,
 		})
 	}()
 	var once sync.Once
@@ -207,6 +208,38 @@ func TestARequestThatAnEndingAgentLeftIsAskedAgain(t *testing.T) {
 		done <- agent.Serve(ctx, l, agent.Config{Kind: "agent", Version: "1", Dialer: d})
 	}()
 	echoes(t, dial(t, h.remote("1", nil)), "asked again")
+}
+
+func TestWhoUsesASessionIsToldThatItWillNotBeRenewed(t *testing.T) {
+	h := newHouse(t)
+	h.controller.Set(func(c *controltest.Controller) { c.Session = 4 * time.Second })
+	h.serve("1", 0)
+	events := make(chan client.Event, 10)
+	using := func() net.Conn {
+		r := h.remote("1", nil)
+		r.Notify = func(e client.Event) { events <- e }
+		conn := dial(t, r)
+		go io.Copy(io.Discard, conn) // who reads a connection is told
+		return conn
+	}
+	using()
+	h.controller.Set(func(c *controltest.Controller) {
+		c.Deny = &spa.Denial{Code: spa.CodeNotGranted, Text: "no more"}
+	})
+	expect := func() {
+		t.Helper()
+		select {
+		case e := <-events:
+			if e.Kind != client.EventNotRenewed || !client.IsDenied(e.Err) || !e.Deadline.After(time.Now()) {
+				t.Errorf("told %+v", e)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("nobody is told")
+		}
+	}
+	expect()
+	using() // and who comes later
+	expect()
 }
 
 func TestAnAgentThatIsKilledIsNoRegularEnd(t *testing.T) {

@@ -6,8 +6,9 @@
 // connection. To the service go its bytes as they are, up to the end of that
 // direction; from it come frames of a length (four bytes, big endian) and as many
 // bytes. A length of zero and a last line of JSON tell why the direction has ended:
-// nothing, or an error. Without that line, the agent has died. Datagrams are frames
-// in both directions.
+// nothing, or an error. Without that line, the agent has died. A length of all ones, and
+// a line of JSON, is a notice: what the person has to know of the session. Datagrams
+// are frames in both directions.
 //
 //	→ {"version":"1.2.0","do":"dial","service":"ssh"}
 //	← {}

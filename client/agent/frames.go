@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/postern-sdp/postern/client"
 )
 
 // maxFrame bounds the bytes of one frame.
@@ -46,8 +48,13 @@ func (l *local) writeLocked(b []byte) error {
 		return net.ErrClosed
 	}
 	l.frame = append(binary.BigEndian.AppendUint32(l.frame[:0], uint32(len(b))), b...)
-	written, err := l.UnixConn.Write(l.frame)
-	l.torn = written != 0 && written != len(l.frame)
+	return l.sendLocked(l.frame)
+}
+
+// sendLocked writes one frame, with its length.
+func (l *local) sendLocked(frame []byte) error {
+	written, err := l.UnixConn.Write(frame)
+	l.torn = written != 0 && written != len(frame)
 	return err
 }
 
@@ -90,8 +97,9 @@ func (l *local) TellsResets() bool { return true }
 // conn is a connection to a service that another process carries.
 type conn struct {
 	*peer
-	left int   // bytes of the present frame
-	end  error // no more frames will come, and why
+	notify func(client.Event) // of the session; nil: nobody
+	left   int                // bytes of the present frame
+	end    error              // no more frames will come, and why
 }
 
 // Read implements [net.Conn]. An end that was none of the service's has its cause.
@@ -126,10 +134,16 @@ func (c *conn) next() error {
 		return c.over(err)
 	}
 	size := binary.BigEndian.Uint32(head)
-	if size > maxFrame {
+	if size > maxFrame && size != noticeFrame {
 		return c.over(errLine)
 	}
 	_, _ = c.r.Discard(4)
+	if size == noticeFrame {
+		if err := c.noticed(); err != nil {
+			return c.over(err)
+		}
+		return c.next()
+	}
 	if size > 0 {
 		c.left = int(size)
 		return nil

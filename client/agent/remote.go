@@ -9,11 +9,17 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/postern-sdp/postern/client"
 )
 
 // Remote reaches services over another process's sessions. It is safe for
 // concurrent use.
 type Remote struct {
+	// Notify is told what the person has to know of a session in use, by whoever reads
+	// its connection: set it before the first Dial; nil for nobody.
+	Notify func(client.Event)
+
 	socket  string
 	version string
 	start   func(context.Context) error
@@ -26,7 +32,7 @@ func New(identity, version string, start func(context.Context) error) (*Remote, 
 	if err != nil {
 		return nil, err
 	}
-	return &Remote{filepath.Join(folder, agentSocket), version, start}, nil
+	return &Remote{socket: filepath.Join(folder, agentSocket), version: version, start: start}, nil
 }
 
 // Dial opens a connection to a TCP service. Errors are the agent's own, for
@@ -56,7 +62,7 @@ func (r *Remote) dial(ctx context.Context, q request) (*conn, error) {
 	for try := 1; ; try++ {
 		p, err := r.ask(ctx, q)
 		if err == nil {
-			return &conn{peer: p}, nil
+			return &conn{peer: p, notify: r.Notify}, nil
 		}
 		again := errors.Is(err, errRetired) || errors.Is(err, errVersion) || errors.Is(err, errGone)
 		if !again || try == dialTries || ctx.Err() != nil {

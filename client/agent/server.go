@@ -28,6 +28,8 @@ type Config struct {
 	Dialer Dialer
 	// Sessions tells what is open; nil: nothing.
 	Sessions func() []client.AccessInfo
+	// Notices has what the users of a session are told; nil: nothing.
+	Notices *Notices
 	// Current tells whether the identity that Dialer uses is still the one in its
 	// folder; nil: it is. When it is not, Serve makes way.
 	Current func() error
@@ -194,6 +196,11 @@ func (s *server) dial(p *peer, r request) {
 		return
 	}
 	l := &local{peer: p}
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	events, leave := s.Notices.join(r.Service)
+	defer leave()
+	telling.Go(func() { l.tell(events) })
 	if r.Do == doPacket {
 		l.end(carryPackets(ctx, l, conn))
 		return

@@ -78,7 +78,8 @@ func (p program) runAgent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d := p.dialer(device, client.DialerConfig{Idle: c.Duration("session-idle")})
+	var notices agent.Notices
+	d := p.dialer(device, client.DialerConfig{Idle: c.Duration("session-idle"), Notify: notices.Tell})
 	defer d.Close()
 	ctx, cancel := context.WithCancel(c.Context)
 	var asking sync.WaitGroup
@@ -87,7 +88,7 @@ func (p program) runAgent(c *cli.Context) error {
 	asking.Go(func() { p.lookForServices(ctx, device) })
 	return agent.Serve(c.Context, l, agent.Config{
 		Kind: "agent", Version: version.Version, Dialer: d, Sessions: d.Sessions,
-		Idle: c.Duration("idle"), Current: device.Current,
+		Idle: c.Duration("idle"), Current: device.Current, Notices: &notices,
 	})
 }
 

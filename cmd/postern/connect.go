@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -125,6 +126,7 @@ func (p program) pipeShared(c *cli.Context, device *client.Client, service strin
 	if err != nil {
 		return fmt.Errorf("%w: %w", agent.ErrNoAgent, err)
 	}
+	r.Notify = p.notify("", true)
 	conn, err := r.Dial(c.Context, service)
 	if errors.Is(err, client.ErrNotTCP) {
 		return errUDPStdio(service)
@@ -160,6 +162,7 @@ func (p program) notify(who string, stdio bool) func(client.Event) {
 	if who != "" {
 		who += ": "
 	}
+	var warned atomic.Bool
 	return func(e client.Event) {
 		until := clockTime(e.Deadline)
 		switch e.Kind {
@@ -168,10 +171,11 @@ func (p program) notify(who string, stdio bool) func(client.Event) {
 				p.sayf("%ssession until %s", who, until)
 			}
 		case client.EventRenewed:
-			if !stdio {
+			if warned.Swap(false) || !stdio {
 				p.sayf("%ssession renewed until %s", who, until)
 			}
 		case client.EventNotRenewed:
+			warned.Store(true)
 			p.sayf("%ssession not renewed, it ends at %s: %v", who, until, e.Err)
 		case client.EventLost:
 			if errors.Is(e.Err, client.ErrRevoked) || stdio {
