@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/postern-sdp/postern/internal/bootclock"
+	"github.com/postern-sdp/postern/spa"
 )
 
 const (
@@ -66,8 +67,7 @@ func (a *Access) renew() {
 		err = errNoMore
 	}
 	again := time.Duration(0)
-	if _, denied := errors.AsType[*DeniedError](err); !denied && !errors.Is(err, errNoMore) ||
-		isBusy(err) {
+	if mayRenew(err) {
 		again = bootclock.Now() + max(renewAgain, old.left()/3)
 	}
 	a.mu.Lock()
@@ -82,4 +82,13 @@ func (a *Access) renew() {
 		return
 	}
 	a.Notify(Event{Kind: EventNotRenewed, Deadline: old.Deadline, Err: err})
+}
+
+// mayRenew reports whether a session may still be renewed after err. A controller that
+// was just started learns from the hosts which ones there are.
+func mayRenew(err error) bool {
+	if denied, ok := errors.AsType[*DeniedError](err); ok {
+		return isBusy(err) || denied.Code == spa.CodeUnknownSession
+	}
+	return !errors.Is(err, errNoMore)
 }

@@ -2,6 +2,9 @@ package client_test
 
 import (
 	"context"
+	"encoding/binary"
+	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -79,5 +82,59 @@ func TestAControllerThatIsSilentNearTheEndIsToldOnce(t *testing.T) {
 	}
 	if n := seen.count(client.EventNotRenewed); n != 1 || c.Count(spa.KindAccess) < 3 {
 		t.Errorf("told %d times after %d knocks, want once", n, c.Count(spa.KindAccess))
+	}
+}
+
+// counts sends numbers through an echo and wants them back in order, until stop, which
+// returns how many there were.
+func counts(t *testing.T, conn net.Conn) (stop func() int) {
+	t.Helper()
+	done := make(chan struct{})
+	result := make(chan int, 1)
+	go func() {
+		n := 0
+		defer func() { result <- n }()
+		buf := make([]byte, 8)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+			if _, err := conn.Write(binary.BigEndian.AppendUint64(nil, uint64(n))); err != nil {
+				t.Errorf("after %d numbers: %v", n, err)
+				return
+			}
+			if _, err := io.ReadFull(conn, buf); err != nil || binary.BigEndian.Uint64(buf) != uint64(n) {
+				t.Errorf("%d came back as %x, %v", n, buf, err)
+				return
+			}
+			n++
+		}
+	}()
+	return func() int { close(done); return <-result }
+}
+
+func TestARenewalAcrossARestartOfTheControllerShowsInNoStream(t *testing.T) {
+	testkit.NoLeak(t)
+	device, c, _ := enrolled(t)
+	c.Set(func(c *controltest.Controller) { c.Session = 15 * time.Second })
+	var seen events
+	a := access(t, patient(t, device, 300*time.Millisecond), client.AccessConfig{Notify: seen.add})
+	first := a.Granted()
+	stop := counts(t, dial(t, a))
+	knocks := func(n int) func() bool { return func() bool { return c.Count(spa.KindAccess) >= n } }
+	c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	testkit.Eventually(t, 30*time.Second, "the renewal to be tried", knocks(2))
+	c.Set(func(c *controltest.Controller) { c.Lose, c.Forgetful = 0, true })
+	testkit.Eventually(t, 30*time.Second, "it to be tried again", knocks(3))
+	c.Set(func(c *controltest.Controller) { c.Forgetful = false })
+	testkit.Eventually(t, 30*time.Second, "the renewal", func() bool { return seen.count(client.EventRenewed) == 1 })
+	testkit.Eventually(t, 30*time.Second, "the first deadline", func() bool { return time.Now().After(first.Deadline) })
+	if n := stop(); n < 100 {
+		t.Errorf("%d numbers came back until then", n)
+	}
+	if now := a.Granted(); now.Session != first.Session || seen.count(client.EventLost) != 0 {
+		t.Errorf("session %s became %s, %d tunnels lost", first.Session, now.Session, seen.count(client.EventLost))
 	}
 }

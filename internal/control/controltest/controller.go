@@ -35,6 +35,7 @@ type Controller struct {
 	Skew        time.Duration
 	Lose        int              // valid knocks to take and not answer
 	LoseControl bool             // do so with all knocks for the control port
+	Forgetful   bool             // about its sessions, as after a restart until hosts have told
 	Delay       time.Duration    // before each answer
 	Deny        *spa.Denial      // to access knocks
 	Session     time.Duration    // length of sessions; default 1 h
@@ -263,7 +264,7 @@ func (c *Controller) decide(r spa.Request) spa.Reply {
 		return deny(spa.CodeHostOffline, "the service's host is not connected")
 	}
 	session := r.Session
-	if deadline, known := c.live[session]; !session.IsZero() && (!known || now.After(deadline)) {
+	if deadline, known := c.live[session]; !session.IsZero() && (!known || c.Forgetful || now.After(deadline)) {
 		return deny(spa.CodeUnknownSession, "no such session")
 	}
 	if session.IsZero() {
