@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/postern-sdp/postern/client/resolver"
 	"github.com/postern-sdp/postern/client/up"
 	"github.com/postern-sdp/postern/internal/testkit"
 	"github.com/postern-sdp/postern/spa"
@@ -223,4 +225,37 @@ func TestTheResolverIsToldOnlyWhereItIsAsked(t *testing.T) {
 		m.run("", "up", "--root", root, "--uninstall-resolver").want(t, exitOK, "systemctl disable --now", "as it was")
 		m.run("", "up", "--root", root, "--uninstall-resolver").want(t, exitOK, "nothing to take away")
 	}
+}
+
+func TestWithoutAResolverTheHostsFileIsHintedAt(t *testing.T) {
+	m := newMachine(t).enrolled()
+	root := t.TempDir()
+	path := filepath.Join(root, "etc/systemd/system/postern-resolver.service")
+	d, err := resolver.For(root, "postern.internal", netip.MustParseAddrPort("127.63.0.53:15355"))
+	if err != nil || d.Path != path {
+		t.Fatal(d, err)
+	}
+	if _, err := d.Install(); err != nil { // of a resolver that is gone
+		t.Fatal(err)
+	}
+	cmd := m.command("up", "--root", root, "--dns", "127.63.0.53:15355")
+	talk, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Signal(os.Interrupt)
+	lines := bufio.NewScanner(talk)
+	for lines.Scan() {
+		if line := lines.Text(); strings.HasPrefix(line, "hint: names like") {
+			if !strings.Contains(line, "--install-hosts") {
+				t.Error(line)
+			}
+			return
+		}
+	}
+	t.Error("nothing is hinted at")
 }

@@ -1,6 +1,7 @@
 package cmdline
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // asker has the real shells complete command lines of a program that notes what it is
@@ -38,7 +40,9 @@ func newAsker(t *testing.T) asker {
 func (a asker) run(t *testing.T, shell, script string, args ...string) string {
 	t.Helper()
 	os.Remove(filepath.Join(a.dir, "asked"))
-	cmd := exec.CommandContext(t.Context(), shell, append(args, "-c", script)...)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a terminal that says nothing
+	defer cancel()
+	cmd := exec.CommandContext(ctx, shell, append(args, "-c", script)...)
 	cmd.Dir = a.dir
 	cmd.Env = append(os.Environ(), "PATH="+a.dir+":"+os.Getenv("PATH"), "HOME="+a.dir, "TERM=dumb",
 		"ASKED="+filepath.Join(a.dir, "asked"), "ANSWERS="+filepath.Join(a.dir, "answers"))
