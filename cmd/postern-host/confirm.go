@@ -25,7 +25,7 @@ rule, or from a console. For any other, as a second one from the address that th
 keeps open, confirm says what is to fear and asks; where nobody can be asked it
 refuses. --force does neither.
 
-   $ ssh -o ProxyCommand='postern connect --stdio %h' root@ssh-web1 postern-host confirm
+   $ postern ssh root@ssh-web1 postern-host confirm
    $ postern-host confirm --keep-admin 1h`,
 		Flags: []cli.Flag{
 			configFlag(),

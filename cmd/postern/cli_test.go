@@ -435,7 +435,7 @@ func TestHelpHasExamplesAndExitCodes(t *testing.T) {
 	m := newMachine(t)
 	r := m.run("", "--help")
 	r.want(t, exitOK)
-	for _, want := range []string{"Exit codes:", "enroll", "connect", "ProxyCommand"} {
+	for _, want := range []string{"Exit codes:", "enroll", "connect", "postern ssh me@web"} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("want %q in:\n%s", want, r.out)
 		}

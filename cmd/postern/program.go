@@ -88,7 +88,7 @@ service, for a while.
 
    $ postern enroll @join-token
    $ postern services
-   $ ssh -o ProxyCommand='postern connect --stdio %h' me@ssh
+   $ postern ssh me@web
    $ postern connect db --listen 127.0.0.1:5432
 
 With --json, data is JSON on standard output; an error is one line of JSON on standard
