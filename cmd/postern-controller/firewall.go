@@ -111,8 +111,7 @@ func firewallUp(c *cli.Context) error {
 		return err
 	}
 	if fw == nil {
-		say(c, `firewall.backend is "none": there is nothing to install`)
-		return nil
+		return nothingToInstall(c, config, choice)
 	}
 	defer fw.Close()
 	i, err := look(c, config)
@@ -132,6 +131,18 @@ func firewallUp(c *cli.Context) error {
 		return printJSON(c.App.Writer, i)
 	}
 	say(c, "the rules %s (%s); open without a knock: %s", would(i, "installed"), choice, listed(i.Open))
+	return nil
+}
+
+// nothingToInstall is for a configuration that leaves the ports to somebody else.
+func nothingToInstall(c *cli.Context, config controller.Config, choice choose.Choice) error {
+	if c.Bool(flagJSON) {
+		return printJSON(c.App.Writer, installation{
+			Table: config.Firewall.Table, Installed: []survey.Variant{}, Backend: choice.Backend, Reason: choice.Reason,
+			DryRun: c.Bool("dry-run"),
+		})
+	}
+	say(c, "nothing is installed (%s)", choice)
 	return nil
 }
 

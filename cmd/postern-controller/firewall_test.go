@@ -174,6 +174,22 @@ func TestBesideAHostAgentsRules(t *testing.T) {
 	}
 }
 
+// TestRulesOfBeforeAreTold when the configuration leaves the ports to somebody else now.
+func TestRulesOfBeforeAreTold(t *testing.T) {
+	s := newService(t)
+	s.must("up")
+	s.add("[firewall]\nbackend = \"none\"\n")
+	var got installation
+	if err := json.Unmarshal([]byte(s.must("up", "--json")), &got); err != nil || got.Backend != "none" {
+		t.Errorf("up: %+v, %v", got, err)
+	}
+	s.start()
+	s.live(s.cmd.Process.Pid)
+	if !strings.Contains(s.log.String(), "rules of before are still there") {
+		t.Errorf("not told:\n%s", &s.log)
+	}
+}
+
 // everybody is what OPERATIONS.md says for host.toml.
 const everybody = `
 [[keep]]

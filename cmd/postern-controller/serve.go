@@ -85,6 +85,12 @@ func serveAction(c *cli.Context) error {
 // warn logs who would drop what the controller lets in, as the rules of a host agent on
 // the same machine do.
 func warn(ctx context.Context, config controller.Config, choice choose.Choice, log *slog.Logger) {
+	if choice.Backend == choose.None {
+		if m, err := choose.Look(ctx, config.Firewall.Table); err == nil && len(m.Ours) > 0 {
+			log.Warn("rules of before are still there, and nobody opens a door in them: postern-controller firewall down",
+				logkeys.Backend, m.Ours[0])
+		}
+	}
 	for _, port := range config.Ports() {
 		obstacles, err := choose.Obstacles(ctx, config.Firewall.Table, choice,
 			survey.Probe{Protocol: "udp", Port: port})
