@@ -11,6 +11,8 @@
 // All of 198.51.100.0/24 and 2001:db8:1::/64 is one bridge, the "internet", in
 // a namespace of its own. nat shows everyone one address for the client and its
 // neighbour. nat2 shows the controller .11 and the host .12, as a carrier's NAT
-// may. The namespaces are named PREFIX-NAME, so several labs can stand side by
-// side, and what one left behind is found and removed by its prefix.
+// may. Scenes add what they need: an administrator's machine (.40), a container or an
+// inner network behind the host, clients with no NAT (.42, ::40, ::42). The namespaces
+// are named PREFIX-NAME, so several labs can stand side by side, and what one left
+// behind is found and removed by its prefix.
 package lab

@@ -35,16 +35,16 @@ func (l *Lab) AddClient(ctx context.Context, name string, addresses ...netip.Add
 	return l.enrolClient(ctx, name)
 }
 
-// BreakIPv6 makes what a client of the internet sends to the controller and the host
-// over IPv6 vanish on its way, as a broken tunnel or a careless firewall does: nothing
-// says that it did not arrive.
-func (l *Lab) BreakIPv6(client string) error {
+// BlackHole makes what a client of the internet sends to some of its addresses vanish
+// on its way, as a broken tunnel or a careless firewall does: nothing says that it did
+// not arrive.
+func (l *Lab) BlackHole(client string, addresses ...netip.Addr) error {
 	return l.in(client, func() error {
 		dev, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
-		for _, a := range []netip.Addr{ControllerV6, HostV6} {
+		for _, a := range addresses {
 			err := netlink.NeighSet(&netlink.Neigh{
 				LinkIndex: dev.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(),
 				HardwareAddr: net.HardwareAddr{0x02, 0, 0, 0, 0, 0x99}, // nobody's
