@@ -109,7 +109,9 @@ func New(o Options) (*Controller, error) {
 	return c, nil
 }
 
-// load opens the state. What is newer or damaged is refused and not touched.
+// load opens the state. What is newer or damaged is refused and not touched, but for the
+// journal of knocks: nobody gets in while the controller does not run, and two minutes of
+// silence keep what the journal was for.
 func (c *Controller) load() error {
 	dir, now := c.config.State, time.Now()
 	opened, err := bolt.Open(filepath.Join(dir, storeFile))
@@ -117,8 +119,13 @@ func (c *Controller) load() error {
 		return err
 	}
 	c.store = opened
-	if c.guard, err = replay.Open(filepath.Join(dir, journalFile), now); err != nil {
+	var damage error
+	if c.guard, damage, err = replay.Salvage(filepath.Join(dir, journalFile), now); err != nil {
 		return fmt.Errorf("open the journal of knocks: %w", err)
+	}
+	if damage != nil {
+		c.log.Error("the journal of knocks was damaged: knocks are refused for two minutes",
+			logkeys.Error, damage)
 	}
 	embedded, err := authority.Load(dir, c.name)
 	if err != nil {

@@ -6,6 +6,9 @@ import (
 	"crypto/rand"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,6 +152,34 @@ func TestAKnockIsAcceptedOnceAlsoAfterARestart(t *testing.T) {
 	p.send(valid)
 	if got := p.receive(silence); got != nil {
 		t.Error("a knock recorded before the restart was answered after it")
+	}
+}
+
+// TestADamagedJournalStopsNoControllerAndLetsNoKnockInTwice: what the journal cannot tell
+// any more counts as used.
+func TestADamagedJournalStopsNoControllerAndLetsNoKnockInTwice(t *testing.T) {
+	s := newScene(t)
+	valid, pending := s.sealed(s.device, spa.Request{Kind: spa.KindAccess, Service: "ssh"}, "gate.test")
+	p := newProbe(t, s.addresses.Knock)
+	p.send(valid)
+	if _, err := pending.OpenReply(p.receive(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.config.State, journalFile)
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.config.Knock.Listen, s.config.Control.Listen = s.addresses.Knock.String(), s.addresses.Control.String()
+	s.start()
+	p.send(valid)
+	if got := p.receive(silence); got != nil {
+		t.Error("a knock of before was answered")
+	}
+	if _, err := os.Stat(path + ".damaged"); err != nil || !strings.Contains(s.logs.String(), "was damaged") {
+		t.Errorf("the damaged journal is not kept and told of: %v", err)
 	}
 }
 
