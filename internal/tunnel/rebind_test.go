@@ -353,7 +353,7 @@ func TestAHostThatIsGoneIsGivenUp(t *testing.T) {
 	io.WriteString(stream, "is anybody there?")
 	select {
 	case <-conn.Done():
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute): // a busy machine counts little of its time as awake
 		t.Fatal("it is not given up")
 	}
 	if !errors.Is(conn.Err(), ErrLost) {
