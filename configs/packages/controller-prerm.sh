@@ -21,5 +21,11 @@ fi
 echo "postern-controller: REMOVING THE PROTECTION of this machine: what listens here can be reached again" >&2
 if ! postern-controller firewall down >&2; then
 	echo "postern-controller: THE PROTECTION MAY STILL BE THERE, with nobody to open a door in it;" >&2
-	echo "postern-controller: before you log out: nft delete table inet postern_controller" >&2
+	cat >&2 <<-'END'
+		postern-controller: before you log out, for rules in nftables:
+		  nft delete table inet postern_controller
+		and for rules in iptables (iptables-save shows those of POSTERN_CONTROLLER; or iptables-legacy):
+		  for c in INPUT OUTPUT FORWARD; do iptables -t mangle -F POSTERN_CONTROLLER-$c; ip6tables -t mangle -F POSTERN_CONTROLLER-$c; done
+		with another firewall.table in controller.toml, its name, in capitals for iptables, instead of postern_controller
+	END
 fi

@@ -160,7 +160,8 @@ func TestARemovalThatCannotOpenSaysHow(t *testing.T) {
 		m.write("/usr/bin/"+program, "#!/bin/sh\nexit 1\n", 0o755)
 	}
 	out := m.run("dpkg", "-r", "postern-host", "postern-controller")
-	for _, want := range []string{"nft delete table inet postern\n", "nft delete table inet postern_controller\n"} {
+	for _, want := range []string{"nft delete table inet postern\n", "nft delete table inet postern_controller\n",
+		"iptables -t mangle -F POSTERN_CONTROLLER-$c;"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
