@@ -177,3 +177,27 @@ func TestForwardsGoToTheirServices(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoUsesTheAgentsSessionIsToldThatItEnds(t *testing.T) {
+	m := newMachine(t).enrolled().withAgent()
+	m.c.Set(func(c *controltest.Controller) { c.Session = 4 * time.Second })
+	cmd := m.command("connect", "--stdio", "echo")
+	in, err := cmd.StdinPipe() // open until the session ends
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var talk bytes.Buffer
+	cmd.Stderr = &talk
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 20*time.Second, "the session", func() bool { return m.c.Count(spa.KindAccess) > 0 })
+	m.c.Set(func(c *controltest.Controller) { c.Deny = &spa.Denial{Code: spa.CodeNotGranted, Text: "no more"} })
+	if err := cmd.Wait(); err == nil {
+		t.Error("the command ended well, though its session expired")
+	}
+	if n := strings.Count(talk.String(), "session not renewed, it ends at"); n != 1 {
+		t.Errorf("it was said %d times, want once: %s", n, talk.String())
+	}
+}
