@@ -10,9 +10,13 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// challengeSize is the length of a datagram that asks whether somebody is reachable
-// at a new address: at least this (RFC 9000, section 8.2.1), and QUIC sends no more.
-const challengeSize = 1200
+const (
+	// challengeSize is the length of a datagram that asks whether somebody is reachable
+	// at a new address: at least this (RFC 9000, section 8.2.1), and QUIC sends no more.
+	challengeSize = 1200
+	// challenges are how many of them may follow one knock.
+	challenges = 2
+)
 
 // aside is a second way for QUIC to the client's socket. What the host asks before
 // it follows a client to a new address comes to QUIC this way, and the answer goes
@@ -25,7 +29,8 @@ type aside struct {
 	gate      *Gate
 	transport *quic.Transport
 	came      chan challenge
-	known     atomic.Bool // QUIC takes what comes this way for its connection's
+	known     atomic.Bool  // QUIC takes what comes this way for its connection's
+	expected  atomic.Int32 // how many challenges may come
 	opened    context.CancelFunc
 	closing   sync.Once
 	closed    chan struct{}
@@ -56,11 +61,21 @@ func (a *aside) open(conn *quic.Conn) {
 	_ = path.Probe(ctx)
 }
 
-// take takes over a datagram that came, if it is for this way.
+// expect is called ahead of a knock: a challenge may follow. What has the size of
+// one at other times goes the common way, in order and with its congestion marks.
+func (a *aside) expect() {
+	if a.known.Load() {
+		a.expected.Store(challenges)
+	}
+}
+
+// take takes over a datagram that came, if it is for this way. It is called by one at
+// a time.
 func (a *aside) take(datagram []byte, from net.Addr) bool {
-	if len(datagram) != challengeSize || !a.known.Load() {
+	if len(datagram) != challengeSize || a.expected.Load() == 0 {
 		return false
 	}
+	a.expected.Add(-1)
 	select {
 	case a.came <- challenge{append([]byte(nil), datagram...), from}:
 		return true

@@ -148,6 +148,7 @@ func (p *pulse) act() {
 	if peer == nil {
 		return
 	}
+	p.gate.aside.expect()
 	p.watch.knockAt(p.gate, peer.addr)
 	p.watch.repeat(p.gate, peer)
 	p.ask()

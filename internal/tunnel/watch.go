@@ -20,8 +20,6 @@ const (
 	// broken; between them it depends on how far apart its datagrams were.
 	leastHush = 25 * time.Millisecond
 	mostHush  = 2 * pause
-	// worth is the silence from which on what is sent is kept, to be sent again.
-	worth = 10 * time.Millisecond
 	// curious is the silence after which whoever was heard not long ago is asked.
 	curious = 250 * time.Millisecond
 	// talk is how many reads it takes to be worth a question: what comes in answer
@@ -37,7 +35,8 @@ const (
 	knockRarely = 2 * time.Second
 
 	flightLimit = 4    // datagrams of a first flight; QUIC sends two
-	lastLimit   = 2048 // bytes of a datagram that is kept to be sent again
+	lastCount   = 4    // datagrams that are kept to be sent again
+	lastLimit   = 2048 // bytes of each
 )
 
 // watch knocks for a client whenever nobody answers any more: the host may see it
@@ -49,8 +48,10 @@ const (
 // stops is suspicious by itself: who only listens asks nothing. When whoever listened
 // hears nothing more for other reasons, one question finds that out.
 //
-// On a broken path, each knock is followed by the last datagram that QUIC sent,
-// once more, and by a new one: QUIC itself would wait longer and longer.
+// On a broken path, each knock is followed by the last datagrams that QUIC sent,
+// once more, and by a new one: QUIC itself would wait longer and longer. They bring
+// the host the last acknowledgement too: without it, QUIC there would begin its new
+// path with all that had come already.
 type watch struct {
 	knock func() []byte // a fresh host knock; nil: none can be made
 
@@ -67,8 +68,14 @@ type watch struct {
 
 	mu      sync.Mutex // guards what follows
 	flights map[netip.AddrPort][]datagram
-	last    []byte // that QUIC sent in a silence
-	lastAt  int64  // when
+	lasts   [lastCount]last // that QUIC sent, a ring
+	sent    int             // how many it has sent
+}
+
+// last is a datagram that QUIC sent lately.
+type last struct {
+	b  []byte
+	at int64 // when, on the Gate's clock
 }
 
 // datagram is one that QUIC has sent, kept to be sent again.
@@ -110,14 +117,7 @@ func (w *watch) sending(g *Gate, p *peer, b, oob []byte) {
 		return
 	}
 	now, failed := g.now(), w.failed.Load()
-	if failed < heard && now-heard < int64(worth) {
-		return
-	}
-	if last := lastSegment(b, oob); len(last) <= lastLimit {
-		w.mu.Lock()
-		w.last, w.lastAt = append(w.last[:0], last...), now
-		w.mu.Unlock()
-	}
+	w.remember(lastSegment(b, oob), now)
 	if failed < heard && now-heard < int64(quiet) {
 		return
 	}
@@ -136,13 +136,28 @@ func (w *watch) knockAt(g *Gate, to *net.UDPAddr) {
 	}
 }
 
-// repeat sends the last datagram of the present silence once more. The other end
-// takes it for what it is: one that came late, or twice.
+// remember keeps a datagram that is sent at now.
+func (w *watch) remember(b []byte, now int64) {
+	if len(b) > lastLimit {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l := &w.lasts[w.sent%lastCount]
+	l.b, l.at = append(l.b[:0], b...), now
+	w.sent++
+}
+
+// repeat sends the last datagrams of the present silence once more. The other end
+// takes them for what they are: such that came late, or twice.
 func (w *watch) repeat(g *Gate, p *peer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.last) > 0 && w.lastAt > p.heard.Load() {
-		g.resend(datagram{b: w.last}, p.addr)
+	for i := range lastCount {
+		l := &w.lasts[(w.sent+i)%lastCount] // the oldest one first
+		if len(l.b) > 0 && l.at > p.heard.Load() {
+			g.resend(datagram{b: l.b}, p.addr)
+		}
 	}
 }
 
