@@ -56,6 +56,7 @@ func (d *Direct) Steps() []Step {
 		step("tcp", "exact", d.useTCP),
 		step("tcp", "address", d.useTCP),
 		step("udp", "address", d.useUDP),
+		step("udp", "exact", d.useUDP),
 	}
 }
 
