@@ -38,8 +38,8 @@ func (l *Lab) onlook(ports []uint16, machines ...netip.Addr) (onlookers, error) 
 	return onlookers{stranger, neighbour}, nil
 }
 
-// dark begins a phase in which nobody may get an answer.
-func (o onlookers) dark(name string) { o.mark(name, nil) }
+// dark begins a phase in which nobody may get an answer, and returns the ended ones.
+func (o onlookers) dark(name string) []Phase { return o.mark(name, nil) }
 
 // shared begins a phase in which the client's address is let in to ports of its own,
 // and with it whoever is behind the same NAT: the stranger is not.
@@ -53,14 +53,16 @@ func (o onlookers) open(name string) {
 	}
 }
 
-func (o onlookers) mark(name string, neighbour []string) {
+func (o onlookers) mark(name string, neighbour []string) []Phase {
+	var ended []Phase
 	for _, w := range o {
-		if w.From == "neighbour" {
-			w.Mark(name, neighbour...)
-		} else {
-			w.Mark(name)
+		may := neighbour
+		if w.From != "neighbour" {
+			may = nil
 		}
+		ended = append(ended, w.Mark(name, may...))
 	}
+	return ended
 }
 
 // faults says which phases so far, the present one included, were not what they were

@@ -32,6 +32,7 @@ func (r *Remote) Steps() []Step {
 		step("the container's port opens to one client, directly", r.direct),
 		step("the agent killed: nothing opens, the kernel ends what was open", r.agentKilled),
 		step("other firewalls reloaded and flushed: still dark", r.othersReloaded),
+		step("all rules flushed by an administrator: dark again at once", r.allFlushed),
 		step("a reboot: dark before the network is up, then served again", r.reboots),
 		step("unprotected: what was there before works, nothing of ours is left", r.unprotect),
 		step("protected again, the package purged over a tunnel: the same, no file is left", r.purge),
@@ -340,6 +341,38 @@ func (r *Remote) othersReloaded(ctx context.Context) (string, error) {
 		}
 	}
 	return "", r.served(ctx)
+}
+
+// allFlushed is what "nft flush ruleset" does at the head of many an administrator's
+// script: Postern's rules go too, and only the agent can bring them back.
+func (r *Remote) allFlushed(ctx context.Context) (string, error) {
+	const bound = time.Second
+	r.others.open("all rules are flushed")
+	begun := time.Now()
+	if err := r.shell(ctx, "nft flush ruleset"); err != nil {
+		return "", err
+	}
+	err := Wait(ctx, 30*time.Second, "the agent to bring its rules back", func() (bool, error) {
+		_, err := r.Pinholes(ctx)
+		return err == nil, err
+	})
+	if err != nil {
+		return "", err
+	}
+	var open time.Duration
+	for _, p := range r.others.dark("the rules are back") {
+		if p.Answers > 0 {
+			open = max(open, p.Last.Sub(begun))
+		}
+	}
+	evidence := fmt.Sprintf("open until %s after the command was started", open.Round(time.Millisecond))
+	if open == 0 {
+		evidence = fmt.Sprintf("no probe met it open; they are %s apart", beat)
+	}
+	if open > bound {
+		return evidence, broken("the host was open for %s, want at most %s", open.Round(time.Millisecond), bound)
+	}
+	return evidence, r.served(ctx)
 }
 
 func (r *Remote) reboots(ctx context.Context) (string, error) {
