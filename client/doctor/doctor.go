@@ -290,7 +290,7 @@ func grantRefused(err error) outcome {
 	case client.IsDenied(err):
 		return outcome{err: err, do: "postern services lists what you may reach; your administrator grants more"}
 	case client.IsHostOffline(err):
-		return outcome{err: err, do: "the service's machine is down or cut off; its administrator sees why with postern-host doctor"}
+		return outcome{err: err, do: "the service's machine is down, cut off or refuses this: its administrator sees why with postern-host doctor, and in its log"}
 	}
 	return outcome{err: err}
 }

@@ -136,8 +136,8 @@ func hints(err error) []string {
 	case client.IsDenied(err):
 		return []string{"postern services lists what you may reach; your administrator grants more"}
 	case client.IsHostOffline(err):
-		return []string{"the service's machine is down or cut off; " +
-			"its administrator can see why with postern-host status"}
+		return []string{"the service's machine is down, cut off or refuses this: " +
+			"its administrator can see why with postern-host status, and in its log"}
 	case errors.Is(err, client.ErrUnreachable):
 		return []string{"the host let you in, but the service behind it does not answer: " +
 			"is it running?"}
