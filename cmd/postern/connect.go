@@ -36,7 +36,7 @@ it, or in the order of the services; a service without one gets a free port:
 With --stdio, standard input and output are one connection to the service, for
 programs that start this one. They share one session: see postern agent.
 
-   $ ssh -o ProxyCommand='postern connect --stdio %h' me@ssh
+   $ ssh -o ProxyCommand="postern connect --stdio '%h'" me@ssh
 
 A UDP service is offered on a local UDP port ("udp 127.0.0.1:40000").`,
 		Flags: []cli.Flag{
