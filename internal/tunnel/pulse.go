@@ -27,6 +27,7 @@ type pulse struct {
 	settled uint64 // reads up to which nothing needs to be asked
 	wait    time.Duration
 	next    int64         // when to knock again, on the Gate's clock
+	again   int64         // when to send the last datagrams again; 0: not
 	silent  time.Duration // how long the present question has been open while awake
 }
 
@@ -35,7 +36,7 @@ func (p *pulse) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		planned := p.look()
+		planned := p.repeatAgain(p.look())
 		if planned < 0 {
 			return
 		}
@@ -151,7 +152,38 @@ func (p *pulse) act() {
 	p.gate.aside.expect()
 	p.watch.knockAt(p.gate, peer.addr)
 	p.watch.repeat(p.gate, peer)
+	p.again = p.gate.now() + int64(repeatAfter)
 	p.ask()
+}
+
+// repeatAgain sends once more what went behind the last knock, when that is due: the
+// host may have opened its door only after it had dropped what came first. It returns
+// how long to wait, given how long there is to wait for other things.
+func (p *pulse) repeatAgain(planned time.Duration) time.Duration {
+	peer := p.peer()
+	if p.again == 0 || planned < 0 || peer == nil {
+		return planned
+	}
+	knocked := p.watch.knocked.Load()
+	if peer.heard.Load() > knocked {
+		p.again = 0
+		return planned
+	}
+	left := time.Duration(p.again - p.gate.now())
+	if left <= 0 {
+		p.watch.repeat(p.gate, peer)
+		since := p.again - knocked
+		if since >= int64(knockAgain)/2 {
+			p.again = 0
+			return planned
+		}
+		p.again += 2 * since
+		left = time.Duration(2 * since)
+	}
+	if planned == 0 {
+		return left
+	}
+	return min(planned, left)
 }
 
 // ask sends a datagram that means nothing but has to be acknowledged. PROTOCOL 8.2

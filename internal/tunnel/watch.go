@@ -33,6 +33,9 @@ const (
 	// in the end.
 	knockAgain  = 200 * time.Millisecond
 	knockRarely = 2 * time.Second
+	// repeatAfter is after which silence what went behind a knock goes once more, and
+	// later once again.
+	repeatAfter = 25 * time.Millisecond
 
 	flightLimit = 4    // datagrams of a first flight; QUIC sends two
 	lastCount   = 4    // datagrams that are kept to be sent again

@@ -34,7 +34,11 @@ func TestBehindAKnockGoTheLastDatagramsOfTheSilence(t *testing.T) {
 		want = append(want, fmt.Sprint("datagram ", i))
 		w.remember([]byte(want[i]), g.now()+1)
 	}
-	w.repeat(g, p)
+	w.knocked.Store(g.now())
+	feel := &pulse{watch: w, gate: g, peer: func() *peer { return p }, again: g.now()}
+	if wait := feel.repeatAgain(0); wait <= 0 {
+		t.Errorf("it waits for %v and does not send them once more", wait)
+	}
 	var got []string
 	_ = host.SetReadDeadline(time.Now().Add(10 * time.Second))
 	for b := make([]byte, 2*lastLimit); len(got) < len(want); {
@@ -46,5 +50,9 @@ func TestBehindAKnockGoTheLastDatagramsOfTheSilence(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	p.heard.Store(g.now() + 1)
+	if wait := feel.repeatAgain(knockRarely); wait != knockRarely || feel.again != 0 {
+		t.Errorf("after an answer it waits for %v to send them again", wait)
 	}
 }
