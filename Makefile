@@ -5,10 +5,11 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X github.com/postern-sdp/postern/internal/version.Version=$(VERSION)
 COMMANDS = postern postern-controller postern-host postern-lab
 FUZZTIME ?= 5s
+TIMES   ?= 50
 
 export CGO_ENABLED = 0
 
-.PHONY: all build build-all man packages dist cross test test-race fuzz demo bench lint deps clean
+.PHONY: all build build-all man packages dist cross test test-race fuzz demo roam bench lint deps clean
 
 all: build
 
@@ -54,6 +55,11 @@ fuzz:
 
 demo: deps build
 	bin/postern-lab demo
+
+# What a transfer feels of changes of the client's path, sleep and restarts, each TIMES
+# times. It fails when a byte is lost or a stall is longer than promised.
+roam: deps build
+	bin/postern-lab roam --times $(TIMES)
 
 bench: deps build
 	GO=$(GO) .ci/bench

@@ -44,9 +44,12 @@ func TestSleepAndRestartsLoseNoByte(t *testing.T) {
 }
 
 // TestAChangeOfThePathLosesNoByteAndStallsBriefly, whether the NAT rebinds or the client
-// moves, awake or asleep, with a controller or without one. postern-lab roam has the
-// figures: two round trips and 200 ms at most.
+// moves, awake or asleep, with a controller or without one. `make roam` has the figures:
+// two round trips and 200 ms at most.
 func TestAChangeOfThePathLosesNoByteAndStallsBriefly(t *testing.T) {
 	r := newRoam(t)
 	try(t, r, r.PathChanges())
+	for range 3 { // a NAT that rebinds again and again has filled QUIC's windows before
+		try(t, r, r.PathChanges()[:1])
+	}
 }

@@ -10,10 +10,18 @@ import (
 	"time"
 )
 
-// Pace of a counter: 2 MiB a second.
+// Pace of a counter that has one: 2 MiB a second.
 const (
 	countEvery = 4 * time.Millisecond
 	countChunk = 8 << 10 // bytes, a multiple of 8
+)
+
+// pace is how fast a counter sends.
+type pace int
+
+const (
+	steadily pace = iota
+	flatOut       // as fast as the line allows
 )
 
 // counter is one end of a connection on which both ends count: each sends the
@@ -21,6 +29,7 @@ const (
 // a gap and without a repetition. It notes the longest silence.
 type counter struct {
 	conn net.Conn
+	pace pace
 	stop chan struct{} // ends the sending
 	once sync.Once
 	done chan struct{} // closed when both directions are over
@@ -36,9 +45,9 @@ type counter struct {
 }
 
 // count begins to count on a connection, which it closes in the end.
-func count(conn net.Conn) *counter {
+func count(conn net.Conn, p pace) *counter {
 	now := time.Now()
-	c := &counter{conn: conn, stop: make(chan struct{}), done: make(chan struct{}), since: now, last: now}
+	c := &counter{conn: conn, pace: p, stop: make(chan struct{}), done: make(chan struct{}), since: now, last: now}
 	var directions sync.WaitGroup
 	directions.Go(c.send)
 	directions.Go(c.receive)
@@ -53,6 +62,12 @@ func count(conn net.Conn) *counter {
 func (c *counter) send() {
 	tick := time.NewTicker(countEvery)
 	defer tick.Stop()
+	due := tick.C
+	if c.pace == flatOut {
+		always := make(chan time.Time)
+		close(always)
+		due = always
+	}
 	chunk := make([]byte, countChunk)
 	for next := uint64(0); ; {
 		select {
@@ -61,7 +76,7 @@ func (c *counter) send() {
 				c.fail(half.CloseWrite())
 			}
 			return
-		case <-tick.C:
+		case <-due:
 		}
 		for i := 0; i < len(chunk); i += 8 {
 			binary.BigEndian.PutUint64(chunk[i:], next)

@@ -28,7 +28,7 @@ func countThrough(t *testing.T, tamper func(chunk int, b []byte) []byte) error {
 		_, _ = io.Copy(nearWire, farWire)
 		_ = nearWire.(*net.TCPConn).CloseWrite()
 	}()
-	near, far := count(nearConn), count(farConn)
+	near, far := count(nearConn, steadily), count(farConn, steadily)
 	err := Wait(t.Context(), 10*time.Second, "some chunks", func() (bool, error) {
 		sent, _ := near.totals()
 		return sent > 30*countChunk || far.Err() != nil, nil
@@ -102,8 +102,8 @@ func TestACounterSeesWhatIsLostDoubledOrCutOff(t *testing.T) {
 
 func TestACounterMeasuresASilence(t *testing.T) {
 	nearConn, wire := tcpPair(t)
-	near := count(nearConn)
-	far := count(wire)
+	near := count(nearConn, steadily)
+	far := count(wire, steadily)
 	if err := bothCome(t.Context(), near, far, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}

@@ -14,13 +14,18 @@ import (
 // lineLength bounds the frames on their way on one direction of a long line.
 const lineLength = 4096
 
+// lineQueue is how much waits in front of a line of a certain rate, as the time that
+// sending it takes.
+const lineQueue = 50 * time.Millisecond
+
 // LongLine makes every frame to and from a machine of the internet take a while,
-// in each direction. It lasts as long as this process and the lab. The machine's
-// addresses and the order of its frames stay.
+// in each direction, and lets no more through than rate bits a second, 0 for any. It
+// lasts as long as this process and the lab. The machine's addresses and the order of
+// its frames stay.
 //
 // Kernels without a delaying queue are no obstacle: the machine's port leaves the
 // bridge, and this process carries frames between it and a new port.
-func (l *Lab) LongLine(machine string, delay time.Duration) error {
+func (l *Lab) LongLine(machine string, delay time.Duration, rate int) error {
 	port := ""
 	for i, k := range links {
 		if k.from == machine && k.to == "internet" {
@@ -30,7 +35,7 @@ func (l *Lab) LongLine(machine string, delay time.Duration) error {
 	if port == "" {
 		return fmt.Errorf("%s is no machine of the internet's", machine)
 	}
-	w := &longLine{ends: [2]int{-1, -1}, stop: make(chan struct{})}
+	w := &longLine{delay: delay, rate: rate, ends: [2]int{-1, -1}, stop: make(chan struct{})}
 	err := l.in("internet", func() error {
 		dev, err := netlink.LinkByName(port)
 		if err != nil {
@@ -60,14 +65,16 @@ func (l *Lab) LongLine(machine string, delay time.Duration) error {
 		w.Close()
 		return fmt.Errorf("make the line to %s long: %w", machine, err)
 	}
-	w.group.Go(func() { w.carry(w.ends[0], w.ends[1], delay) })
-	w.group.Go(func() { w.carry(w.ends[1], w.ends[0], delay) })
+	w.group.Go(func() { w.carry(w.ends[0], w.ends[1]) })
+	w.group.Go(func() { w.carry(w.ends[1], w.ends[0]) })
 	l.lines = append(l.lines, w)
 	return nil
 }
 
 // longLine carries frames between two sockets until Close.
 type longLine struct {
+	delay time.Duration
+	rate  int // bits a second; 0: any
 	ends  [2]int
 	stop  chan struct{}
 	group sync.WaitGroup
@@ -120,7 +127,7 @@ type frame struct {
 }
 
 // carry brings frames from one socket to another.
-func (w *longLine) carry(from, to int, delay time.Duration) {
+func (w *longLine) carry(from, to int) {
 	under := make(chan frame, lineLength)
 	w.group.Go(func() { // ends with the reading
 		for f := range under {
@@ -130,6 +137,7 @@ func (w *longLine) carry(from, to int, delay time.Duration) {
 	})
 	defer close(under)
 	buf := make([]byte, 128<<10)
+	free := time.Now() // when the line has sent all that waits
 	for {
 		select {
 		case <-w.stop:
@@ -140,8 +148,18 @@ func (w *longLine) carry(from, to int, delay time.Duration) {
 		if err != nil {
 			continue // nothing within the socket's time-out
 		}
+		now := time.Now()
+		if free.Before(now) {
+			free = now
+		}
+		if w.rate > 0 {
+			if free.Sub(now) > lineQueue {
+				continue
+			}
+			free = free.Add(time.Duration(n) * 8 * time.Second / time.Duration(w.rate))
+		}
 		select {
-		case under <- frame{time.Now().Add(delay), bytes.Clone(buf[:n])}:
+		case under <- frame{free.Add(w.delay), bytes.Clone(buf[:n])}:
 		default: // as a full line does
 		}
 	}

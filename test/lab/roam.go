@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -108,8 +109,11 @@ func (l *Lab) RebindNAT(ctx context.Context, nat string) error {
 	return nil
 }
 
-// Port of the service that counts.
-const countPort = 7003
+// Port of the service that counts, and what the line to its host carries.
+const (
+	countPort = 7003
+	lineRate  = 100_000_000 // bits a second
+)
 
 // Roam is a client at work while its path, or what it talks to, changes.
 type Roam struct {
@@ -124,6 +128,7 @@ type Roam struct {
 
 	forward *Forward
 	ends    chan *counter // of the host's side
+	far     atomic.Int64  // the pace of the host's side, of the next transfer
 	at      string        // behind which NAT the client is
 }
 
@@ -132,7 +137,7 @@ type Roam struct {
 func NewRoam(ctx context.Context, l *Lab, rtt time.Duration) (*Roam, error) {
 	r := &Roam{Lab: l, RTT: rtt, Sleep: 3 * time.Second, ends: make(chan *counter, 16), at: "nat"}
 	if rtt > 0 {
-		if err := l.LongLine("host", rtt/2); err != nil {
+		if err := l.LongLine("host", rtt/2, lineRate); err != nil {
 			return nil, err
 		}
 	}
@@ -143,7 +148,7 @@ func NewRoam(ctx context.Context, l *Lab, rtt time.Duration) (*Roam, error) {
 		return nil, err
 	}
 	err := l.Serve("host", fmt.Sprintf("127.0.0.1:%d", countPort), func(conn net.Conn) {
-		c := count(conn)
+		c := count(conn, pace(r.far.Load()))
 		select {
 		case r.ends <- c:
 		default:
@@ -173,7 +178,8 @@ func (r *Roam) Close() error {
 }
 
 // transfer opens a connection on which both ends count, and waits until they do.
-func (r *Roam) transfer(ctx context.Context) (near, far *counter, err error) {
+func (r *Roam) transfer(ctx context.Context, up, down pace) (near, far *counter, err error) {
+	r.far.Store(int64(down))
 	for len(r.ends) > 0 {
 		(<-r.ends).conn.Close() // of a connection that nobody took
 	}
@@ -181,7 +187,7 @@ func (r *Roam) transfer(ctx context.Context) (near, far *counter, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	near = count(conn)
+	near = count(conn, up)
 	select {
 	case far = <-r.ends:
 	case <-near.done:
@@ -220,6 +226,8 @@ type Change struct {
 	// forward.
 	Limit  time.Duration
 	Breaks bool
+	// up and down are how fast the transfer goes each way.
+	up, down pace
 	// make lets it happen; begin is called at the moment from which on the stall counts.
 	make func(ctx context.Context, begin func()) error
 }
@@ -259,9 +267,9 @@ const giveUp = 60 * time.Second
 // Try makes a change during a transfer. The error says that a promise is broken;
 // the outcome is there all the same.
 func (r *Roam) Try(ctx context.Context, c Change) (o Outcome, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*giveUp+time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*giveUp+time.Minute+r.Sleep)
 	defer cancel()
-	near, far, err := r.transfer(ctx)
+	near, far, err := r.transfer(ctx, c.up, c.down)
 	if err != nil {
 		return o, fmt.Errorf("begin a transfer: %w", err)
 	}
@@ -321,7 +329,7 @@ func (r *Roam) back(ctx context.Context) error {
 	return Wait(ctx, giveUp, "a new transfer", func() (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		near, far, err := r.transfer(ctx)
+		near, far, err := r.transfer(ctx, steadily, steadily)
 		if err != nil {
 			return false, err
 		}
@@ -338,22 +346,29 @@ func (r *Roam) Changes() []Change {
 // pathLimit is what a change of the path may cost beside two round trips.
 const pathLimit = 200 * time.Millisecond
 
+// downloadLimit is what it may cost a download at full speed. When the host's QUIC has
+// probed the old path meanwhile, it sends the first bytes that are missing last, behind
+// all else that was on its way, and starts slowly.
+const downloadLimit = 500 * time.Millisecond
+
 // PathChanges are those of the client's address or port as the host sees them.
 func (r *Roam) PathChanges() []Change {
 	move := func(_ context.Context, begin func()) error {
 		begin()
 		return r.move()
 	}
+	rebind := func(ctx context.Context, begin func()) error {
+		begin()
+		return r.RebindNAT(ctx, r.at)
+	}
 	return []Change{
-		{Name: "the NAT forgets the client and chooses another port", Limit: pathLimit,
-			make: func(ctx context.Context, begin func()) error {
-				begin()
-				return r.RebindNAT(ctx, r.at)
-			}},
+		{Name: "the NAT forgets the client and chooses another port", Limit: pathLimit, make: rebind},
+		{Name: "the NAT does that during an upload at full speed", Limit: pathLimit, up: flatOut, make: rebind},
+		{Name: "the NAT does that during a download at full speed", Limit: downloadLimit, down: flatOut, make: rebind},
 		{Name: "the client moves to another network", Limit: pathLimit, make: move},
 		{Name: "and back", Limit: pathLimit, make: move},
-		{Name: fmt.Sprintf("the client sleeps for %s and wakes in another network", r.Sleep), Limit: r.wake(pathLimit),
-			Breaks: r.deep(), make: func(ctx context.Context, begin func()) error { return r.sleep(ctx, begin, r.move) }},
+		{Name: fmt.Sprintf("the client sleeps for %s and wakes in another network", r.Sleep), Limit: pathLimit,
+			make: func(ctx context.Context, begin func()) error { return r.sleep(ctx, begin, r.move) }},
 		{Name: "the controller is killed, and the client moves", Limit: pathLimit,
 			make: func(ctx context.Context, begin func()) error {
 				if err := r.controller.Kill(); err != nil {
@@ -368,7 +383,7 @@ func (r *Roam) PathChanges() []Change {
 // Interruptions are those that leave the path as it is.
 func (r *Roam) Interruptions() []Change {
 	return []Change{
-		{Name: fmt.Sprintf("the client sleeps for %s", r.Sleep), Limit: r.wake(pathLimit), Breaks: r.deep(),
+		{Name: fmt.Sprintf("the client sleeps for %s", r.Sleep), Limit: pathLimit,
 			make: func(ctx context.Context, begin func()) error {
 				return r.sleep(ctx, begin, func() error { return nil })
 			}},
@@ -404,29 +419,19 @@ func (r *Roam) move() error {
 	return r.MoveClient(to)
 }
 
-// deep says that the client sleeps for longer than a tunnel waits for it.
-func (r *Roam) deep() bool { return r.Sleep > 25*time.Second }
-
-// wake is the limit after a sleep.
-func (r *Roam) wake(light time.Duration) time.Duration {
-	if r.deep() {
-		return 10 * time.Second
-	}
-	return light
-}
-
 // sleep stops the client's program for a while, as the lid of a laptop does; what
 // happens meanwhile is done. It begins with the waking.
 func (r *Roam) sleep(ctx context.Context, begin func(), meanwhile func() error) error {
 	if err := r.forward.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
+	var err error
 	select {
 	case <-time.After(r.Sleep):
+		err = meanwhile()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
 	}
-	err := meanwhile()
 	begin()
 	return errors.Join(err, r.forward.Signal(syscall.SIGCONT))
 }

@@ -116,7 +116,7 @@ func TestALongLineTakesItsTimeAndLosesNothing(t *testing.T) {
 	}
 	short, conn := connect()
 	conn.Close()
-	if err := l.LongLine("host", rtt/2); err != nil {
+	if err := l.LongLine("host", rtt/2, 0); err != nil {
 		t.Fatal(err)
 	}
 	long, conn := connect()
