@@ -100,7 +100,7 @@ func TestTenServicesAreUpAndKnockedForWhenUsedInLittleMemory(t *testing.T) {
 	}
 	busy := resident(t, cmd.Process.Pid)
 	t.Logf("resident: %.1f MB with ten services up, %.1f MB with a tunnel to each", float64(idle)/1e6, float64(busy)/1e6)
-	// The promise is 25 MB, which test/e2e checks: here the race detector's machine is too busy for it.
+	// The promise is 25 MB, which test/e2e checks against the real controller and host.
 	if idle > 40e6 || busy > 60e6 {
 		t.Errorf("resident: %d bytes idle, %d with ten tunnels", idle, busy)
 	}
