@@ -56,7 +56,8 @@ func (b *sessions) judge(configured ruling) error {
 		return err
 	}
 	b.configured, b.rules = configured, rules
-	b.ruled, b.judged = b.now(), now
+	// Without Go's monotonic reading, in which a clock that is set does not show.
+	b.ruled, b.judged = b.now(), now.Round(0)
 	return nil
 }
 

@@ -95,6 +95,18 @@ func TestAClockThatGoesBackGivesNoKeepRuleMoreTime(t *testing.T) {
 	})
 }
 
+// TestAClockThatIsSetShowsInTheTimeThatRulesWereJudgedBy: in a time with a monotonic
+// reading, as time.Now returns it outside of a bubble, it does not.
+func TestAClockThatIsSetShowsInTheTimeThatRulesWereJudgedBy(t *testing.T) {
+	b := newSessions(&sessions{now: bootClock, time: func() (time.Time, bool) { return time.Now(), false }})
+	if err := b.judge(Settings{}.RulesAt); err != nil {
+		t.Fatal(err)
+	}
+	if b.judged != b.judged.Round(0) {
+		t.Errorf("judged at %v", b.judged)
+	}
+}
+
 func TestTheControllersTimeJudgesKeepRulesInBothDirections(t *testing.T) {
 	ruled(t, time.Hour, func(o *owner, set func(time.Duration, bool)) {
 		wantLeft(t, o, "the machine's clock is ahead", 0)
