@@ -90,8 +90,8 @@ func (b *sessions) transact(ctx context.Context, change firewall.Change) error {
 }
 
 // reconcile compares the kernel's list with the books. Before the controller's
-// first Sync it only watches that the table is there: what the books do not know
-// may belong to a session that the state file missed.
+// first Sync it takes nothing away: what the books do not know may belong to a
+// session that the state file missed.
 func (b *sessions) reconcile(ctx context.Context) {
 	if _, none := b.fw.(noFirewall); none {
 		return // it holds nothing to compare
@@ -102,8 +102,11 @@ func (b *sessions) reconcile(ctx context.Context) {
 	switch {
 	case errors.Is(err, firewall.ErrNotInstalled):
 		err = b.reinstall(ctx)
-	case err == nil && b.synced:
+	case err == nil:
 		change := b.holes.reconcile(kernel, b.now())
+		if !b.synced {
+			change.Revoke = nil
+		}
 		if n := len(change.Open) + len(change.Revoke); n > 0 {
 			b.log.Warn("pinholes corrected", logkeys.Count, n)
 			err = b.transact(ctx, change)

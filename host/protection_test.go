@@ -17,6 +17,7 @@ import (
 	"github.com/postern-sdp/postern/internal/config"
 	"github.com/postern-sdp/postern/internal/control"
 	"github.com/postern-sdp/postern/internal/testkit"
+	"github.com/postern-sdp/postern/spa/key"
 )
 
 // TestTheAgentFollowsWhatIsDecided while an administrator's command decides beside it.
@@ -127,6 +128,54 @@ func TestAnAgentThatIsUnprotectedStaysSoWhenTheRecordIsDamaged(t *testing.T) {
 	})
 	a.cancel()
 	<-a.done
+}
+
+// TestProtectionThatIsDecidedAnewKeepsPinholesOpenWithoutAController: those that an
+// emergency key opened, above all, and those of sessions from before a restart.
+func TestProtectionThatIsDecidedAnewKeepsPinholesOpenWithoutAController(t *testing.T) {
+	bubble(t, func(t *testing.T, o *owner) {
+		store := protect.Store{Folder: t.TempDir(), Clock: func() (protect.Clock, error) {
+			return protect.Clock{Boot: "this", Now: o.now()}, nil
+		}}
+		command := protect.Switch{Store: store, Firewall: o.kernel}
+		decide := func(what func(context.Context) error) {
+			if err := what(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			pass(2 * decisionsEvery)
+		}
+		protected := func(ctx context.Context) error {
+			_, err := command.Begin(ctx, 0, nil, "")
+			return err
+		}
+		err := o.do(func(context.Context) {
+			hasty := store
+			hasty.NoWait = true
+			o.protection = &hasty
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		decide(protected)
+		begun := o.now()
+		ours, unknown := wide("192.0.2.1", time.Hour), wide("192.0.2.9", time.Hour)
+		err = o.do(func(ctx context.Context) {
+			c := claim{ours.Opening(), begun + time.Hour}
+			if err := o.apply(ctx, map[key.ID][]claim{key.NewID(): {c}}); err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.kernel.hold(t, unknown)
+		pass(2 * reconcileEvery)
+		left := func(p firewall.Pinhole) firewall.Pinhole { return timed(p.Opening(), time.Hour-(o.now()-begun)) }
+		o.wantKernel(t, left(ours), left(unknown)) // whose it is the controller knows
+		decide(command.Revert)
+		decide(protected)
+		o.wantKernel(t, left(ours))
+	})
 }
 
 // notedKernel keeps the rules that were installed.
