@@ -127,7 +127,17 @@ func (b *sessions) followDecision(ctx context.Context) {
 		return
 	}
 	b.last = r
+	b.postponed = false // it is done with this
 	b.reconcile(ctx)
+}
+
+// decidedAnew reports whether the decision is another one than was last followed.
+func (b *sessions) decidedAnew() bool {
+	if b.protection == nil {
+		return false
+	}
+	r, _, err := b.protection.Read()
+	return err == nil && !reflect.DeepEqual(r, b.last)
 }
 
 // reinstall brings a table back that somebody removed, with all pinholes, unless

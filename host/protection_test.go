@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,36 +131,43 @@ func TestAnAgentThatIsUnprotectedStaysSoWhenTheRecordIsDamaged(t *testing.T) {
 	<-a.done
 }
 
-// TestProtectionThatIsDecidedAnewKeepsPinholesOpenWithoutAController: those that an
-// emergency key opened, above all, and those of sessions from before a restart.
-func TestProtectionThatIsDecidedAnewKeepsPinholesOpenWithoutAController(t *testing.T) {
+// decided has an owner follow a record, and calls f with the commands that change it.
+func decided(t *testing.T, f func(o *owner, protect, unprotect func(), log *logBuffer)) {
+	t.Helper()
 	bubble(t, func(t *testing.T, o *owner) {
 		store := protect.Store{Folder: t.TempDir(), Clock: func() (protect.Clock, error) {
 			return protect.Clock{Boot: "this", Now: o.now()}, nil
 		}}
 		command := protect.Switch{Store: store, Firewall: o.kernel}
-		decide := func(what func(context.Context) error) {
-			if err := what(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			pass(2 * decisionsEvery)
-		}
-		protected := func(ctx context.Context) error {
-			_, err := command.Begin(ctx, 0, nil, "")
-			return err
-		}
+		log := new(logBuffer)
 		err := o.do(func(context.Context) {
-			hasty := store
-			hasty.NoWait = true
-			o.protection = &hasty
+			store.NoWait = true
+			o.protection, o.log = &store, slog.New(slog.NewTextHandler(log, nil))
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		decide(protected)
+		f(o, func() {
+			if _, err := command.Begin(t.Context(), 0, nil, ""); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := command.Revert(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}, log)
+	})
+}
+
+// TestProtectionThatIsDecidedAnewKeepsPinholesOpenWithoutAController: those that an
+// emergency key opened, above all, and those of sessions from before a restart.
+func TestProtectionThatIsDecidedAnewKeepsPinholesOpenWithoutAController(t *testing.T) {
+	decided(t, func(o *owner, protect, unprotect func(), _ *logBuffer) {
+		protect()
+		pass(2 * decisionsEvery)
 		begun := o.now()
 		ours, unknown := wide("192.0.2.1", time.Hour), wide("192.0.2.9", time.Hour)
-		err = o.do(func(ctx context.Context) {
+		err := o.do(func(ctx context.Context) {
 			c := claim{ours.Opening(), begun + time.Hour}
 			if err := o.apply(ctx, map[key.ID][]claim{key.NewID(): {c}}); err != nil {
 				t.Error(err)
@@ -172,9 +180,28 @@ func TestProtectionThatIsDecidedAnewKeepsPinholesOpenWithoutAController(t *testi
 		pass(2 * reconcileEvery)
 		left := func(p firewall.Pinhole) firewall.Pinhole { return timed(p.Opening(), time.Hour-(o.now()-begun)) }
 		o.wantKernel(t, left(ours), left(unknown)) // whose it is the controller knows
-		decide(command.Revert)
-		decide(protected)
+		unprotect()
+		pass(2 * decisionsEvery)
+		protect()
+		pass(2 * decisionsEvery)
 		o.wantKernel(t, left(ours))
+	})
+}
+
+// TestACommandsOwnChangeOfTheRulesRaisesNoAlarm, and anybody else's does.
+func TestACommandsOwnChangeOfTheRulesRaisesNoAlarm(t *testing.T) {
+	decided(t, func(o *owner, protect, _ func(), log *logBuffer) {
+		protect()
+		o.disturbed <- struct{}{} // the kernel tells of it
+		pass(2 * decisionsEvery)
+		if said := log.String(); strings.Contains(said, "another process") {
+			t.Errorf("logged: %s", said)
+		}
+		o.disturbed <- struct{}{}
+		pass(2 * decisionsEvery)
+		if said := log.String(); !strings.Contains(said, "another process") {
+			t.Errorf("of somebody else's change it logged: %s", said)
+		}
 	})
 }
 

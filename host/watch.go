@@ -44,9 +44,12 @@ func (b *sessions) watch(ctx context.Context) error {
 func (b *sessions) mend(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
 	defer cancel()
+	command := b.decidedAnew() // and changed the rules by right
 	state, err := b.decided(ctx)
 	if err == nil && state != protect.Off {
-		b.log.Warn("another process took away or changed the firewall's rules, they are installed again")
+		if !command {
+			b.log.Warn("another process took away or changed the firewall's rules, they are installed again")
+		}
 		err = b.transact(ctx, firewall.Change{Open: b.holes.all(b.now())})
 	}
 	b.postponed = errors.Is(err, protect.ErrBusy)
