@@ -24,6 +24,8 @@ const (
 	runningLimit = 2 * time.Second
 )
 
+const flagClosed = "closed"
+
 func firewallCommand() *cli.Command {
 	flags := func() []cli.Flag {
 		return []cli.Flag{
@@ -40,22 +42,27 @@ func firewallCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "up", Usage: "install the rules, as at boot",
-				UsageText: "postern-controller firewall up [--dry-run] [--json]",
+				UsageText: "postern-controller firewall up [--closed] [--dry-run] [--json]",
 				Description: `Makes the machine dark but for what the configuration leaves open, as serve does, and needs
 neither state nor a controller. The boot's unit runs this before the network is up. What is
 open for those who are connected stays open.
 
+With --closed no configuration is read and nothing is left open: the rules have the table of
+the last configuration that could be used, and there are none where that one wanted none.
+
 Examples:
   $ postern-controller firewall up --dry-run
   $ postern-controller firewall up`,
-				OnUsageError: asUsage, Action: firewallUp, Flags: flags(),
+				OnUsageError: asUsage, Action: firewallUp, Flags: append(flags(), &cli.BoolFlag{
+					Name: flagClosed, Usage: "read no configuration, and leave nothing open",
+				}),
 			},
 			{
 				Name: "down", Usage: "take the rules away: what listens here can be reached again",
 				UsageText: "postern-controller firewall down [--dry-run] [--json]",
 				Description: `Removes what postern-controller put into the kernel, with whichever backend, and nothing
 else. A controller that runs would put it back, and has to be stopped first. With a broken
-configuration the defaults tell what is ours.
+configuration the last good one tells what is ours, or the defaults.
 
 Examples:
   $ postern-controller firewall down --dry-run
@@ -98,7 +105,7 @@ func firewallUp(c *cli.Context) error {
 	if _, err := arguments(c); err != nil {
 		return err
 	}
-	config, err := controller.LoadConfig(c.String(flagConfig))
+	config, err := upConfig(c)
 	if err != nil {
 		return configError{err}
 	}
@@ -111,6 +118,7 @@ func firewallUp(c *cli.Context) error {
 		return err
 	}
 	if fw == nil {
+		note(c, config)
 		return nothingToInstall(c, config, choice)
 	}
 	defer fw.Close()
@@ -126,6 +134,7 @@ func firewallUp(c *cli.Context) error {
 		if err := fw.Install(ctx, rules); err != nil {
 			return err
 		}
+		note(c, config)
 	}
 	if c.Bool(flagJSON) {
 		return printJSON(c.App.Writer, i)
@@ -146,6 +155,24 @@ func nothingToInstall(c *cli.Context, config controller.Config, choice choose.Ch
 	return nil
 }
 
+// upConfig is the configuration, or what takes its place with --closed.
+func upConfig(c *cli.Context) (controller.Config, error) {
+	if c.Bool(flagClosed) {
+		return lastGood(), nil
+	}
+	return controller.LoadConfig(c.String(flagConfig))
+}
+
+// note notes a configuration that could be used. Without a note the rules are as good.
+func note(c *cli.Context, config controller.Config) {
+	if c.Bool(flagClosed) || c.Bool("dry-run") {
+		return
+	}
+	if err := noteGood(config); err != nil {
+		say(c, "what a boot with a faulty configuration falls back on is not noted: %v", err)
+	}
+}
+
 func firewallDown(c *cli.Context) error {
 	if _, err := arguments(c); err != nil {
 		return err
@@ -153,9 +180,9 @@ func firewallDown(c *cli.Context) error {
 	config, err := controller.LoadConfig(c.String(flagConfig))
 	if err != nil {
 		if c.IsSet(flagConfig) || !errors.Is(err, fs.ErrNotExist) {
-			say(c, "%v; going on with the defaults", err)
+			say(c, "%v; going on with the last one that could be used, or the defaults", err)
 		}
-		config = controller.Defaults()
+		config = lastGood()
 	}
 	i, err := look(c, config)
 	if err != nil {

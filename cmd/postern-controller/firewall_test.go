@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,10 +23,28 @@ const bootUnit = "../../configs/systemd/postern-controller-firewall.service"
 // firewall runs the command in the service's namespace, as the unit's user would.
 func (s *service) firewall(args ...string) (out, talk string, err error) {
 	s.t.Helper()
-	line := slices.Concat(testkit.Setpriv(account, testkit.Unit(s.t, bootUnit, "AmbientCapabilities")),
-		[]string{s.me, "--config", s.config, "firewall"}, args)
+	return s.execute(slices.Concat([]string{s.me, "--config", s.config, "firewall"}, args)...)
+}
+
+// boot runs what the boot's unit runs, after what a reboot forgets.
+func (s *service) boot() {
+	s.t.Helper()
+	s.ns.Run(s.t, "nft", "flush", "ruleset")
+	words := testkit.Unit(s.t, bootUnit, "ExecStart")
+	line := strings.Trim(strings.Join(words[2:], " "), "'")
+	line = strings.ReplaceAll(line, "/usr/bin/postern-controller", s.me)
+	if _, talk, err := s.execute("/bin/sh", "-c", line); err != nil {
+		s.t.Fatalf("boot: %v\n%s", err, talk)
+	}
+}
+
+// execute runs a command line as the unit's user would.
+func (s *service) execute(line ...string) (out, talk string, err error) {
+	s.t.Helper()
+	line = slices.Concat(testkit.Setpriv(account, testkit.Unit(s.t, bootUnit, "AmbientCapabilities")), line)
 	cmd := exec.Command(line[0], line[1:]...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "POSTERN_CONTROLLER_CONFIG=" + s.config,
+		"STATE_DIRECTORY=" + filepath.Join(s.dir, "state")}
 	var o, e strings.Builder
 	cmd.Stdout, cmd.Stderr = &o, &e
 	s.ns.Do(s.t, func() { err = cmd.Run() })
@@ -127,17 +146,42 @@ func TestTheBootsUnitIsDarkWithAnUnusableConfiguration(t *testing.T) {
 	if _, _, err := s.firewall("up"); err == nil {
 		t.Error("a broken configuration was taken")
 	}
-	broken := s.config
-	s.config = "../../configs/packages/controller-closed.toml"
-	s.must("up")
+	s.boot()
 	rules := s.kernel()
 	if !strings.Contains(rules, "policy drop") || strings.Contains(rules, "keep") || strings.Contains(rules, "open port") {
 		t.Errorf("what the unit falls back on:\n%s", rules)
 	}
-	s.config = broken
 	s.must("down")
 	if left := s.kernel(); strings.Contains(left, "postern") {
 		t.Errorf("left behind:\n%s", left)
+	}
+}
+
+// TestABootWithAFaultyConfigurationIsDarkInTheLastGoodOnesPlace: rules in another table
+// would stay when the fault is mended, and keep everybody out; so would any, beside a host
+// agent's, where there were to be none.
+func TestABootWithAFaultyConfigurationIsDarkInTheLastGoodOnesPlace(t *testing.T) {
+	s := newService(t)
+	mistake := func() {
+		s.add("[[keep]]\nsource = \"nowhere\"\n")
+		s.boot()
+	}
+	s.add("[firewall]\ntable = \"gatehouse\"\n")
+	s.boot()
+	mistake()
+	if rules := s.kernel(); !strings.Contains(rules, "gatehouse") || strings.Contains(rules, controller.DefaultTable) {
+		t.Errorf("with another table:\n%s", rules)
+	}
+	s.must("down")
+	if left := s.kernel(); strings.Contains(left, "gatehouse") {
+		t.Errorf("left behind:\n%s", left)
+	}
+	s.configure("")
+	s.add("[firewall]\nbackend = \"none\"\n")
+	s.boot()
+	mistake()
+	if rules := s.kernel(); strings.Contains(rules, "policy drop") {
+		t.Errorf("with a backend that is none:\n%s", rules)
 	}
 }
 

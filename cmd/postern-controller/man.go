@@ -22,6 +22,7 @@ func manual() cmdline.Manual {
 		Files: []cmdline.Entry{
 			{Term: "/etc/postern/controller.toml", Text: "the configuration; serve --check prints it with all defaults"},
 			{Term: "/var/lib/postern-controller", Text: "keys, the authority, devices, hosts, services and grants: keep a copy"},
+			{Term: "/var/lib/postern-controller/last-good.json", Text: "the table for a boot whose configuration cannot be used"},
 		},
 		SeeAlso: []string{"postern(1)", "postern-host(8)", "systemctl(1)"},
 	}

@@ -70,6 +70,9 @@ func serveAction(c *cli.Context) error {
 		log.Info("firewall chosen", logkeys.Backend, choice.String())
 		defer fw.Close()
 	}
+	if err := noteGood(config); err != nil {
+		log.Warn("what a boot with a faulty configuration falls back on is not noted", logkeys.Error, err)
+	}
 	warn(c.Context, config, choice, log)
 	ready := make(chan struct{})
 	ctrl, err := controller.New(controller.Options{

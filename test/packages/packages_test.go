@@ -30,7 +30,6 @@ func (m *machine) installed(version string) {
 		"/usr/lib/systemd/system/postern-host.service":              0o644,
 		"/usr/lib/systemd/system/postern-host-firewall.service":     0o644,
 		"/usr/lib/systemd/system/postern-controller.service":        0o644,
-		"/usr/share/postern-controller/closed.toml":                 0o644,
 		"/usr/share/bash-completion/completions/postern":            0o644,
 		"/usr/share/bash-completion/completions/postern-host":       0o644,
 		"/usr/share/bash-completion/completions/postern-controller": 0o644,
