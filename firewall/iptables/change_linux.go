@@ -234,8 +234,9 @@ func (f *Firewall) destroyDoorsLocked(doors []door) error {
 }
 
 func (f *Firewall) list(ctx context.Context) ([]firewall.Pinhole, error) {
+	before := f.memory.recall()
 	check := f.installed
-	if f.now()-f.memory.recall().read >= readEvery {
+	if f.now()-before.read >= readEvery {
 		check = f.complete
 	}
 	if err := check(ctx); err != nil {
@@ -247,6 +248,10 @@ func (f *Firewall) list(ctx context.Context) ([]firewall.Pinhole, error) {
 	doors, err := f.doors()
 	if err != nil {
 		return nil, err
+	}
+	if now := (seen{doors: doors}); !now.has(before.doors) { // somebody has emptied our sets
+		f.memory.forget()
+		return nil, firewall.ErrNotInstalled
 	}
 	var pinholes []firewall.Pinhole
 	for _, d := range sortedDoors(doors) {

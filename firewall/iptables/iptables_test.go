@@ -247,6 +247,26 @@ func TestASetThatIsGoneIsNoticed(t *testing.T) {
 	})
 }
 
+// TestSetsThatWereEmptiedAreNoticed: after `ipset flush` no door leads anywhere, though
+// every rule and set is there.
+func TestSetsThatWereEmptiedAreNoticed(t *testing.T) {
+	forEach(t, func(t *testing.T, n *testkit.Namespace, v iptables.Variant) {
+		f := newFirewall(t, n, iptables.Config{Variant: v})
+		install(t, f, firewall.Rules{})
+		p := pinhole(firewall.UDP, "192.0.2.7", 4042)
+		open(t, f, p)
+		n.Run(t, "ipset", "flush")
+		if _, err := f.List(t.Context()); !errors.Is(err, firewall.ErrNotInstalled) {
+			t.Fatalf("after a flush: %v", err)
+		}
+		install(t, f, firewall.Rules{})
+		open(t, f, p)
+		if all, err := f.List(t.Context()); err != nil || len(all) != 1 {
+			t.Errorf("installed again: %v, %v", all, err)
+		}
+	})
+}
+
 func TestInstancesOfDifferentNamesDoNotMeet(t *testing.T) {
 	forEach(t, func(t *testing.T, n *testkit.Namespace, v iptables.Variant) {
 		touchTables(t, n, v)
