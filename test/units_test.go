@@ -104,7 +104,8 @@ func TestTheBootsOrderGoesInNoCircle(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			wants := "[Unit]\nWants=multi-user.target postern-host-firewall.service postern-host.service"
+			wants := "[Unit]\nWants=multi-user.target postern-host-firewall.service postern-host.service " +
+				"postern-controller-firewall.service postern-controller.service"
 			for unit, text := range others {
 				if unit == "cloud-init-local.service" && debian {
 					text += "\nBefore=sysinit.target"
@@ -113,11 +114,13 @@ func TestTheBootsOrderGoesInNoCircle(t *testing.T) {
 				wants += " " + unit
 			}
 			if !debian {
-				b, err := os.ReadFile("../configs/packages/host-firewalld.conf")
-				if err != nil {
-					t.Fatal(err)
+				for _, who := range []string{"host", "controller"} {
+					b, err := os.ReadFile("../configs/packages/" + who + "-firewalld.conf")
+					if err != nil {
+						t.Fatal(err)
+					}
+					write("postern-"+who+"-firewall.service.d/firewalld.conf", string(b))
 				}
-				write("postern-host-firewall.service.d/firewalld.conf", string(b))
 			}
 			write("boot.target", wants)
 			if out := analyze(t, root, "verify", "--man=no", filepath.Join(root, "units", "boot.target")); strings.Contains(out, "cycle") {
