@@ -69,17 +69,10 @@ func (d *door) check(ctx context.Context) {
 	}
 }
 
-// watcher is a firewall that hears of what others do to its rules.
-type watcher interface {
-	// Watch calls changed soon after somebody took away or altered what Install made,
-	// until ctx ends. changed must not block.
-	Watch(ctx context.Context, changed func()) error
-}
-
 // watch has the rules put back as soon as the firewall hears that somebody changed them,
 // until ctx ends. Where it does not hear, check remains.
 func (d *door) watch(ctx context.Context) error {
-	w, ok := d.firewall.(watcher)
+	w, ok := d.firewall.(firewall.Watcher)
 	if !ok {
 		return nil
 	}
