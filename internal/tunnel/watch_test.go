@@ -26,16 +26,17 @@ func TestBehindAKnockGoTheLastDatagramsOfTheSilence(t *testing.T) {
 	at := host.LocalAddr().(*net.UDPAddr).AddrPort()
 	g.Admit(at, key.NewID())
 	p, w := g.admitted(at), newWatch(nil)
-	w.remember([]byte("heard of"), g.now())
-	p.heard.Store(g.now())
-	w.remember(make([]byte, lastLimit+1), g.now())
+	begun := g.now() - int64(time.Second) // what is due has been for a while, whatever a clock's steps
+	w.remember([]byte("heard of"), begun)
+	p.heard.Store(begun)
+	w.remember(make([]byte, lastLimit+1), begun)
 	want := []string{}
 	for i := range lastCount - 1 {
 		want = append(want, fmt.Sprint("datagram ", i))
-		w.remember([]byte(want[i]), g.now()+1)
+		w.remember([]byte(want[i]), begun+1)
 	}
-	w.knocked.Store(g.now())
-	feel := &pulse{watch: w, gate: g, peer: func() *peer { return p }, again: g.now()}
+	w.knocked.Store(begun)
+	feel := &pulse{watch: w, gate: g, peer: func() *peer { return p }, again: begun + int64(repeatAfter)}
 	if wait := feel.repeatAgain(0); wait <= 0 {
 		t.Errorf("it waits for %v and does not send them once more", wait)
 	}
