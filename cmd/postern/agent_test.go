@@ -192,7 +192,7 @@ func TestWhoUsesTheAgentsSessionIsToldThatItEnds(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, 20*time.Second, "the session", func() bool { return m.c.Count(spa.KindAccess) > 0 })
+	testkit.Eventually(t, 20*time.Second, "the session", func() bool { return len(m.h.Sessions()) == 1 })
 	m.c.Set(func(c *controltest.Controller) { c.Deny = &spa.Denial{Code: spa.CodeNotGranted, Text: "no more"} })
 	if err := cmd.Wait(); err == nil {
 		t.Error("the command ended well, though its session expired")
