@@ -34,6 +34,7 @@ func dialService(t *testing.T, d *client.Dialer) net.Conn {
 }
 
 func TestTenConnectionsAtOnceShareOneSession(t *testing.T) {
+	stalls := testkit.WatchStalls(t) // a knock is sent again after 700 ms
 	testkit.NoLeak(t)
 	device, c, _ := enrolled(t)
 	d := dialer(t, device, client.DialerConfig{})
@@ -58,7 +59,7 @@ func TestTenConnectionsAtOnceShareOneSession(t *testing.T) {
 		echoes(t, conn, "mine alone")
 		conn.Close()
 	}
-	if n := c.Count(spa.KindAccess); n < 1 || n > 2 { // a knock is sent again where this machine stood still
+	if n := c.Count(spa.KindAccess); n != 1 && !stalls.Excuse(n == 2, 700*time.Millisecond) {
 		t.Errorf("%d access knocks for ten connections, want 1", n)
 	}
 }

@@ -69,6 +69,7 @@ func (m *machine) killAgents(t testing.TB) {
 }
 
 func TestTenSSHAtOnceAreOneKnockAndOneSession(t *testing.T) {
+	stalls := testkit.WatchStalls(t) // a knock is sent again after 700 ms
 	m := newMachine(t).enrolled().withAgent()
 	var all sync.WaitGroup
 	for range 10 {
@@ -83,7 +84,7 @@ func TestTenSSHAtOnceAreOneKnockAndOneSession(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := m.c.Count(spa.KindAccess); n < 1 || n > 2 { // a knock is sent again where this machine stood still
+	if n := m.c.Count(spa.KindAccess); n != 1 && !stalls.Excuse(n == 2, 700*time.Millisecond) {
 		t.Errorf("%d knocks for ten connections, want 1", n)
 	}
 	r := m.run("", "status", "--json", "--local")

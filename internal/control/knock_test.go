@@ -36,13 +36,14 @@ func TestAKnockIsAnsweredByTheGrant(t *testing.T) {
 
 // The second knock must be another datagram: a copy would be a replay.
 func TestALostKnockIsSentAgainAfresh(t *testing.T) {
+	stalls := testkit.WatchStalls(t)
 	testkit.NoLeak(t)
 	c := controltest.New(t)
 	c.Set(func(c *controltest.Controller) { c.Lose = 2 })
 	if _, err := control.Knock(t.Context(), c.KnockConfig()); err != nil {
 		t.Fatal(err)
 	}
-	if n := c.Count(spa.KindControl); n < 3 { // more where this machine stood still
+	if n := c.Count(spa.KindControl); n != 3 && !stalls.Excuse(n == 4, 700*time.Millisecond) {
 		t.Errorf("the controller accepted %d knocks, want 3", n)
 	}
 	c.Set(func(c *controltest.Controller) {

@@ -50,3 +50,9 @@ func (s *Stalls) watch(stop <-chan struct{}) {
 func (s *Stalls) Within(limit time.Duration) time.Duration {
 	return limit + 2*time.Duration(s.worst.Load())
 }
+
+// Excuse reports whether something, if it happened, is owed to this process having stood
+// still for about as long as it takes.
+func (s *Stalls) Excuse(happened bool, takes time.Duration) bool {
+	return happened && s.Within(0) >= takes
+}
