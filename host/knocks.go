@@ -150,6 +150,12 @@ func (g *lateGuard) get() *replay.Guard {
 	return g.guard
 }
 
+// Seen implements [spa.Guard].
+func (g *lateGuard) Seen(epoch int64, mac *[32]byte) bool {
+	guard := g.get()
+	return guard == nil || guard.Seen(epoch, mac)
+}
+
 // Once implements [spa.Guard].
 func (g *lateGuard) Once(epoch int64, mac *[32]byte) bool {
 	guard := g.get()

@@ -47,8 +47,8 @@ func (v *HostKnockReceiver) Receive(datagram []byte, now time.Time) (key.ID, Rea
 	if !macOK(found.key.MACKey(), datagram, v.audience) {
 		return key.ID{}, ReasonMAC
 	}
-	if !v.guard.Once(found.epoch, &mac) {
-		return key.ID{}, ReasonReplay
+	if reason := admit(v.guard, found.epoch, &mac, found.pace, now); reason != ReasonOK {
+		return key.ID{}, reason
 	}
 	plain := v.open(found.key, datagram)
 	if plain == nil {

@@ -21,6 +21,8 @@ func (g onceGuard) Once(_ int64, mac *[32]byte) bool {
 	return !again
 }
 
+func (g onceGuard) Seen(_ int64, mac *[32]byte) bool { return g[*mac] }
+
 var testTime = time.Unix(1_800_000_000, 123456789)
 
 const testName = "controller.example"

@@ -6,8 +6,7 @@ import "fmt"
 // logs; no sender ever learns it. The zero Reason is a rejection.
 type Reason uint8
 
-// The reasons, in the order in which the checks run; the signature, of emergency
-// knocks only, is checked last.
+// The reasons, in the order in which the checks run, but for the last two.
 const (
 	ReasonNone   Reason = 0 // not checked
 	ReasonSize   Reason = 1 // not 256 bytes
@@ -20,17 +19,18 @@ const (
 	ReasonTime   Reason = 8 // too far from the receiver's clock
 	ReasonOK     Reason = 9 // accepted
 
-	ReasonSignature Reason = 10 // not made with the emergency key itself
+	ReasonSignature Reason = 10 // of emergency knocks only, last: not made with the emergency key itself
+	ReasonPace      Reason = 11 // after the MAC: too many of one identity or session
 )
 
 // ReasonCount is how many reasons there are.
-const ReasonCount = 11
+const ReasonCount = 12
 
 // String returns the counter's label.
 func (r Reason) String() string {
 	names := [ReasonCount]string{
 		"none", "size", "hint", "mac", "replay", "seal", "body", "owner", "time", "ok",
-		"signature",
+		"signature", "pace",
 	}
 	if int(r) < len(names) {
 		return names[r]

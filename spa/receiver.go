@@ -12,10 +12,14 @@ import (
 	"github.com/postern-sdp/postern/spa/key"
 )
 
-// Guard lets each accepted datagram in once. Once reports whether mac, that of a
-// datagram of the given epoch, is new and the epoch is open, and remembers it.
-// It is safe for concurrent use, and fails closed.
+// Guard lets each accepted datagram in once. It is safe for concurrent use, and fails
+// closed.
 type Guard interface {
+	// Seen reports whether Once would refuse mac, and remembers nothing. With others at
+	// work meanwhile, Once may still refuse what was not seen.
+	Seen(epoch int64, mac *[32]byte) bool
+	// Once reports whether mac, that of a datagram of the given epoch, is new and the
+	// epoch is open, and remembers it.
 	Once(epoch int64, mac *[32]byte) bool
 }
 
@@ -60,8 +64,8 @@ func (v *KnockReceiver) Receive(datagram []byte, now time.Time) (*Accepted, Reas
 	if !macOK(found.key.MACKey(), datagram, v.audience) { // PROTOCOL 6.3
 		return nil, ReasonMAC
 	}
-	if !v.guard.Once(found.epoch, &mac) { // PROTOCOL 6.4
-		return nil, ReasonReplay
+	if reason := admit(v.guard, found.epoch, &mac, found.pace, now); reason != ReasonOK {
+		return nil, reason
 	}
 	plain, reply := v.open(found.key, datagram)
 	if plain == nil { // PROTOCOL 6.5
@@ -110,6 +114,21 @@ func macOK(k key.Subkey, datagram []byte, audience string) bool {
 	var want [macSize]byte
 	k.MAC(want[:0], datagram[:authenticated], []byte(audience))
 	return hmac.Equal(want[:], datagram[authenticated:])
+}
+
+// admit lets a datagram with a right HMAC in once, and no more of them than the pace
+// allows. A replay takes nothing of it: whoever records knocks could lock their
+// sender out.
+func admit(guard Guard, epoch int64, mac *[macSize]byte, p *pace, now time.Time) Reason {
+	switch {
+	case guard.Seen(epoch, mac): // PROTOCOL 6.4
+		return ReasonReplay
+	case !p.take(now): // PROTOCOL 6.8
+		return ReasonPace
+	case !guard.Once(epoch, mac):
+		return ReasonReplay
+	}
+	return ReasonOK
 }
 
 func fresh(t, now time.Time) bool {

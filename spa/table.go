@@ -53,6 +53,7 @@ type entry[K Keyed] struct {
 	hint  key.Subkey
 	until int64 // Unix time in ms; 0: for ever
 	dead  atomic.Bool
+	pace  pace
 }
 
 func (e *entry[K]) alive(now time.Time) bool {
@@ -64,6 +65,7 @@ type found[K Keyed] struct {
 	id    key.ID
 	key   K
 	epoch int64
+	pace  *pace
 }
 
 // NewTable returns an empty table for the epochs around now.
@@ -171,7 +173,7 @@ func (t *Table[K]) lookup(hint uint64, now time.Time) (found[K], bool) {
 			continue
 		}
 		if e := g.find(hint, now); e != nil {
-			return found[K]{e.id, e.key, g.epoch}, true
+			return found[K]{e.id, e.key, g.epoch, &e.pace}, true
 		}
 	}
 	return found[K]{}, false

@@ -147,6 +147,9 @@ func TestVectors(t *testing.T) {
 		t.Errorf("%d positive and %d negative vectors: want more negative ones", positive, negative)
 	}
 	for reason := ReasonNone + 1; reason < ReasonCount; reason++ {
+		if reason == ReasonPace { // no one datagram's: pace_test.go
+			continue
+		}
 		if reached[reason.String()] == 0 {
 			t.Errorf("no vector ends with reason %s", reason)
 		}

@@ -44,10 +44,7 @@ func NewMemory() *Guard {
 func (g *Guard) Once(epoch int64, mac *[macSize]byte) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if epoch < g.floor {
-		return false
-	}
-	if _, again := g.seen[epoch][*mac]; again || len(g.seen[epoch]) >= g.limit {
+	if g.refuses(epoch, mac) {
 		return false
 	}
 	r := record{epoch, *mac}
@@ -56,6 +53,18 @@ func (g *Guard) Once(epoch int64, mac *[macSize]byte) bool {
 	}
 	g.remember(r)
 	return true
+}
+
+// Seen reports whether mac was accepted, or its epoch is closed or full.
+func (g *Guard) Seen(epoch int64, mac *[macSize]byte) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.refuses(epoch, mac)
+}
+
+func (g *Guard) refuses(epoch int64, mac *[macSize]byte) bool {
+	_, again := g.seen[epoch][*mac]
+	return again || epoch < g.floor || len(g.seen[epoch]) >= g.limit
 }
 
 func (g *Guard) remember(r record) {
