@@ -264,18 +264,8 @@ func (a *Access) reconnect(ctx context.Context) (*tunnel.Conn, error) {
 	if err := a.refresh(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.admission(ctx); err != nil {
-		return nil, err
-	}
-	if a.Granted().direct() {
-		a.setDirect(true)
-		return nil, nil
-	}
-	conn, err := tunnel.Dial(ctx, a.dialConfig())
-	if err != nil {
-		if over := a.over(err); over != nil {
-			return nil, over
-		}
+	conn, err := a.comeBack(ctx)
+	if conn == nil || err != nil {
 		return nil, err
 	}
 	a.mu.Lock()
@@ -323,7 +313,7 @@ func (a *Access) refresh(ctx context.Context) error {
 // a new one, or the old one with a pinhole for where we are now.
 func (a *Access) admission(ctx context.Context) error {
 	old := a.Granted()
-	valid := !old.Session.IsZero() && old.left() > time.Second
+	valid := old.live()
 	if a.NoRenew && !old.Session.IsZero() {
 		if !valid {
 			a.end(ErrExpired)

@@ -399,6 +399,50 @@ func TestATunnelComesBackWhileTheControllerIsSilent(t *testing.T) {
 	echoes(t, dial(t, a), "without the controller")
 }
 
+// Nor does one that is silent hold up for long who comes back: there is a minute for
+// its answer here, and it is not waited for.
+func TestASilentControllerHoldsNobodyUpWhoComesBack(t *testing.T) {
+	testkit.NoLeak(t)
+	device, c, h := enrolled(t)
+	var seen events
+	a := access(t, patient(t, device, time.Minute), client.AccessConfig{Notify: seen.add})
+	echoes(t, dial(t, a), "with it")
+	c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
+	h.End(a.Granted().Session, tunnel.ReasonShutdown)
+	h.Reopen(a.Granted().Session)
+	testkit.Eventually(t, 5*time.Second, "the break is noticed", func() bool {
+		return seen.count(client.EventLost) == 1
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	conn, err := a.Dial(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	echoes(t, conn, "without it")
+}
+
+// Where host and controller have both forgotten the session, and the controller needs
+// longer than it is given until the host is asked too, the new session is used.
+func TestAControllerThatAnswersLateGivesANewSession(t *testing.T) {
+	testkit.NoLeak(t)
+	device, c, h := enrolled(t)
+	var seen events
+	a := access(t, device, client.AccessConfig{Notify: seen.add})
+	echoes(t, dial(t, a), "the first one")
+	first := a.Granted().Session
+	c.Set(func(c *controltest.Controller) { c.Lose, c.Forgetful = 2, true }) // the third goes out after 1.5 s
+	h.End(first, tunnel.ReasonShutdown)
+	testkit.Eventually(t, 5*time.Second, "the break is noticed", func() bool {
+		return seen.count(client.EventLost) == 1
+	})
+	echoes(t, dial(t, a), "another")
+	if a.Granted().Session == first {
+		t.Error("it is the first session still")
+	}
+}
+
 // A host's word that a session is over may go unheard: this machine slept.
 func TestATunnelEndsWithItsSessionThoughTheHostDoesNotSaySo(t *testing.T) {
 	device, c, h := enrolled(t)

@@ -36,6 +36,9 @@ func (g Granted) Addresses() []string {
 // left is the time until the deadline, whoever sets this machine's clock.
 func (g Granted) left() time.Duration { return g.until - bootclock.Now() }
 
+// live reports whether there is a session, with enough time left to be of use.
+func (g Granted) live() bool { return !g.Session.IsZero() && g.left() > time.Second }
+
 // onClock has the deadline right on a clock that was set meanwhile.
 func (g Granted) onClock() Granted {
 	const worth = 2 * time.Second
