@@ -13,13 +13,14 @@ import (
 
 // accepted is the host's end of one connection that was authorized.
 type accepted struct {
-	server  *Server
-	ctx     context.Context // the connection's
-	conn    *quic.Conn
-	session key.ID
-	device  key.ID
-	flows   *flows
-	log     *slog.Logger
+	server   *Server
+	ctx      context.Context // the connection's
+	conn     *quic.Conn
+	session  key.ID
+	device   key.ID
+	flows    *flows
+	refusals *refusals
+	log      *slog.Logger
 }
 
 // stream connects one stream as its header says, and carries it.
@@ -56,7 +57,7 @@ func (a *accepted) header(s *Stream) (kind, error) {
 }
 
 func (a *accepted) refuse(s *Stream, err error) {
-	a.log.Info("stream refused", logkeys.Error, err)
+	a.refusals.tell(err, time.Now())
 	// The answer must arrive although nobody reads the rest of the request.
 	_, _ = s.Write(appendAnswer(nil, refusal(err)))
 	s.Close()

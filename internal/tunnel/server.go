@@ -215,7 +215,8 @@ func (s *Server) serve(conn *quic.Conn) {
 		return
 	}
 	log.Info("tunnel connected", logkeys.Source, peer.Source)
-	a := &accepted{server: s, ctx: ctx, conn: conn, session: session, device: peer.Identity.ID, log: log}
+	a := &accepted{server: s, ctx: ctx, conn: conn, session: session, device: peer.Identity.ID,
+		refusals: &refusals{log: log}, log: log}
 	a.flows = newFlows(conn, s.config.MaxFlows, &s.flows)
 	var streams sync.WaitGroup
 	for {
@@ -227,6 +228,7 @@ func (s *Server) serve(conn *quic.Conn) {
 	}
 	streams.Wait()
 	a.flows.close()
+	a.refusals.flush()
 	log.Info("tunnel ended", logkeys.Reason, translate(err).Error())
 }
 
