@@ -354,10 +354,12 @@ func (c *Controller) capture(ctx context.Context, l listen.Listener) error {
 func (c *Controller) keepHouse(ctx context.Context) error {
 	sweep, roll := time.NewTicker(sweepInterval), time.NewTicker(rollInterval)
 	refresh, tokens := time.NewTicker(exactRefresh), time.NewTicker(tokenInterval)
+	check := time.NewTicker(checkInterval)
 	defer sweep.Stop()
 	defer roll.Stop()
 	defer refresh.Stop()
 	defer tokens.Stop()
+	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -367,6 +369,7 @@ func (c *Controller) keepHouse(ctx context.Context) error {
 		case now := <-sweep.C:
 			c.sessions.sweep(now)
 			c.door.sweep(now)
+		case <-check.C:
 			c.door.check(ctx)
 		case <-roll.C:
 			c.roll(time.Now())

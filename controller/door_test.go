@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -145,6 +146,39 @@ func (h hearing) Watch(ctx context.Context, changed func()) error {
 	h.changed <- changed
 	<-ctx.Done()
 	return nil
+}
+
+// deaf is a paper firewall that hears of nothing, and fails when it is told to.
+type deaf struct {
+	*paper
+	fail chan struct{}
+}
+
+func (d deaf) Watch(ctx context.Context, _ func()) error {
+	select {
+	case <-d.fail:
+		return errors.New("no more room for news")
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// TestRulesAreInstalledAnewWhenNewsOfThemWereMissed: what others did to them while nobody
+// heard of it is undone.
+func TestRulesAreInstalledAnewWhenNewsOfThemWereMissed(t *testing.T) {
+	testkit.NoLeak(t)
+	d, p, _ := newPaperDoor(t)
+	h := deaf{p, make(chan struct{})}
+	d.firewall = h
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.watch(ctx) }()
+	h.fail <- struct{}{}
+	testkit.Eventually(t, patience, "the rules to be installed again", func() bool { return p.installs.Load() == 2 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 // TestAFirewallThatHearsIsMendedAtOnce, with what was open, and once for each time that

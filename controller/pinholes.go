@@ -17,6 +17,7 @@ import (
 const (
 	firewallLimit = 10 * time.Second // for work on the kernel's rules that nobody waits for
 	watchRetry    = 10 * time.Second
+	checkInterval = 10 * time.Second
 )
 
 // rulesFunc returns the controller's rules as they are now: keep rules end.
@@ -63,31 +64,35 @@ func (d *door) check(ctx context.Context) {
 	_, err := d.firewall.List(ctx)
 	switch {
 	case errors.Is(err, firewall.ErrNotInstalled):
-		d.mend(ctx)
+		d.mend(ctx, true)
 	case err != nil && ctx.Err() == nil:
 		d.log.Error("rules of the controller's firewall", logkeys.Error, err)
 	}
 }
 
 // watch has the rules put back as soon as the firewall hears that somebody changed them,
-// until ctx ends. Where it does not hear, check remains.
+// until ctx ends. Where it cannot hear, they are put back each time that listening fails:
+// what was missed meanwhile is undone.
 func (d *door) watch(ctx context.Context) error {
 	w, ok := d.firewall.(firewall.Watcher)
 	if !ok {
 		return nil
 	}
-	disturbed := make(chan struct{}, 1)
+	disturbed := make(chan bool, 1) // true when the kernel told so
+	disturb := func(heard bool) {
+		select {
+		case disturbed <- heard:
+		default: // it is to be mended already
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for ctx.Err() == nil {
-			err := w.Watch(ctx, func() {
-				select {
-				case disturbed <- struct{}{}:
-				default: // it is to be mended already
-				}
-			})
+			err := w.Watch(ctx, func() { disturb(true) })
 			if ctx.Err() == nil {
-				d.log.Error("changes of the firewall by others are noticed at the regular looks only", logkeys.Error, err)
+				d.log.Error("changes of the firewall by others are not heard of, its rules are installed anew meanwhile",
+					logkeys.Error, err, logkeys.Duration, watchRetry)
+				disturb(false)
 				pause(ctx, watchRetry)
 			}
 		}
@@ -98,31 +103,34 @@ func (d *door) watch(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-disturbed:
-				d.mend(ctx)
+			case heard := <-disturbed:
+				d.mend(ctx, heard)
 			}
 		}
 	})
 	return g.Wait()
 }
 
-// mend installs the rules anew, with all that is to be open in them.
-func (d *door) mend(ctx context.Context) {
+// mend installs the rules anew, with all that is to be open in them. It is an alarm when
+// somebody is known to have changed them.
+func (d *door) mend(ctx context.Context, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
 	defer cancel()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.restoreLocked(ctx); err != nil && ctx.Err() == nil {
+	if err := d.restoreLocked(ctx, known); err != nil && ctx.Err() == nil {
 		d.log.Error("rules of the controller's firewall", logkeys.Error, err)
 	}
 }
 
 // restoreLocked puts the rules back with all that is to be open in them.
-func (d *door) restoreLocked(ctx context.Context) error {
+func (d *door) restoreLocked(ctx context.Context, alarm bool) error {
 	if err := d.installLocked(ctx); err != nil {
 		return err
 	}
-	d.log.Error("another process took away or changed the controller's rules, they are installed again")
+	if alarm {
+		d.log.Error("another process took away or changed the controller's rules, they are installed again")
+	}
 	err := d.sendLocked(ctx, firewall.Change{Open: d.openingsLocked(time.Now())})
 	if err != nil {
 		return fmt.Errorf("open the controller's pinholes again: %w", err)
@@ -169,7 +177,7 @@ func (d *door) applyLocked(ctx context.Context, change firewall.Change) error {
 	}
 	err := d.sendLocked(ctx, change)
 	if errors.Is(err, firewall.ErrNotInstalled) {
-		if err = d.restoreLocked(ctx); err == nil {
+		if err = d.restoreLocked(ctx, true); err == nil {
 			err = d.sendLocked(ctx, change)
 		}
 	}

@@ -192,12 +192,12 @@ func TestProtectionThatIsDecidedAnewKeepsPinholesOpenWithoutAController(t *testi
 func TestACommandsOwnChangeOfTheRulesRaisesNoAlarm(t *testing.T) {
 	decided(t, func(o *owner, protect, _ func(), log *logBuffer) {
 		protect()
-		o.disturbed <- struct{}{} // the kernel tells of it
+		o.disturbed <- true // the kernel tells of it
 		pass(2 * decisionsEvery)
 		if said := log.String(); strings.Contains(said, "another process") {
 			t.Errorf("logged: %s", said)
 		}
-		o.disturbed <- struct{}{}
+		o.disturbed <- true
 		pass(2 * decisionsEvery)
 		if said := log.String(); !strings.Contains(said, "another process") {
 			t.Errorf("of somebody else's change it logged: %s", said)

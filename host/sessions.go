@@ -68,8 +68,9 @@ type sessions struct {
 
 	orders  chan func(context.Context) // run by the owner
 	knocked chan struct{}              // one token: moved is not empty
-	// disturbed has a token when somebody else may have changed the rules.
-	disturbed chan struct{}
+	// disturbed has a token when somebody else may have changed the rules: true when the
+	// kernel told so.
+	disturbed chan bool
 	// postponed, the owner's, says that mending waits for a command to end.
 	postponed bool
 	// time is what keep rules are judged by, and whether it is the controller's; nil:
@@ -102,7 +103,7 @@ type sessions struct {
 func newSessions(b *sessions) *sessions {
 	b.orders = make(chan func(context.Context))
 	b.knocked = make(chan struct{}, 1)
-	b.disturbed = make(chan struct{}, 1)
+	b.disturbed = make(chan bool, 1)
 	b.stopped = make(chan struct{})
 	b.holes = newPinholes()
 	if b.reach == nil {
@@ -148,8 +149,8 @@ func (b *sessions) run(ctx context.Context) error {
 			f(ctx)
 		case <-b.knocked:
 			b.narrow(ctx)
-		case <-b.disturbed:
-			b.mend(ctx)
+		case heard := <-b.disturbed:
+			b.mend(ctx, heard)
 		case <-tick.C:
 			b.reconcile(ctx)
 		case <-decisions.C:

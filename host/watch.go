@@ -11,24 +11,21 @@ import (
 )
 
 // watch has the owner look as soon as the firewall hears that somebody else changed
-// its rules, until ctx ends. Where it does not hear, the regular looks remain.
+// its rules, until ctx ends. Where it cannot hear, the owner installs them anew each
+// time that listening fails: what was missed meanwhile is undone.
 func (b *sessions) watch(ctx context.Context) error {
 	w, ok := b.fw.(firewall.Watcher)
 	if !ok {
 		return nil
 	}
 	for {
-		err := w.Watch(ctx, func() {
-			select {
-			case b.disturbed <- struct{}{}:
-			default: // the owner has been told and has not looked yet
-			}
-		})
+		err := w.Watch(ctx, func() { b.disturb(true) })
 		if ctx.Err() != nil {
 			return nil
 		}
-		b.log.Error("changes of the firewall by others are noticed at the regular looks only",
+		b.log.Error("changes of the firewall by others are not heard of, its rules are installed anew meanwhile",
 			logkeys.Error, err, logkeys.Duration, reconcileEvery)
+		b.disturb(false)
 		pause := time.NewTimer(reconcileEvery)
 		select {
 		case <-ctx.Done():
@@ -39,15 +36,23 @@ func (b *sessions) watch(ctx context.Context) error {
 	}
 }
 
+// disturb has the owner look at the rules.
+func (b *sessions) disturb(heard bool) {
+	select {
+	case b.disturbed <- heard:
+	default: // it was told and has not looked yet
+	}
+}
+
 // mend brings rules back that somebody else took away or altered, and the pinholes
 // with them, unless that was an administrator's decision.
-func (b *sessions) mend(ctx context.Context) {
+func (b *sessions) mend(ctx context.Context, heard bool) {
 	ctx, cancel := context.WithTimeout(ctx, firewallLimit)
 	defer cancel()
 	command := b.decidedAnew() // and changed the rules by right
 	state, err := b.decided(ctx)
 	if err == nil && state != protect.Off {
-		if !command {
+		if heard && !command {
 			b.log.Warn("another process took away or changed the firewall's rules, they are installed again")
 		}
 		err = b.transact(ctx, firewall.Change{Open: b.holes.all(b.now())})
@@ -62,6 +67,6 @@ func (b *sessions) mend(ctx context.Context) {
 // resume does what was put off because a command was at work on the protection.
 func (b *sessions) resume(ctx context.Context) {
 	if b.postponed {
-		b.mend(ctx)
+		b.mend(ctx, true)
 	}
 }

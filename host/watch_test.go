@@ -1,11 +1,15 @@
 package host
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-sdp/postern/internal/control"
@@ -110,4 +114,56 @@ func TestAFlushedRulesetIsBackAtOnce(t *testing.T) {
 	if !strings.Contains(l.log.String(), "installed again") {
 		t.Error("not logged")
 	}
+}
+
+// deaf hears of nothing, and fails when it is told to.
+type deaf struct {
+	*notedKernel
+	fail chan struct{}
+}
+
+func (d deaf) Watch(ctx context.Context, _ func()) error {
+	select {
+	case <-d.fail:
+		return errors.New("no more room for news")
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// TestRulesAreInstalledAnewWhenNewsOfThemWereMissed: what others did to them while nobody
+// heard of it is undone, and nobody is accused of anything.
+func TestRulesAreInstalledAnewWhenNewsOfThemWereMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := startOwner(t)
+		kernel := deaf{&notedKernel{memoryKernel: o.kernel}, make(chan struct{})}
+		log := &logBuffer{}
+		err := o.do(func(context.Context) {
+			o.sessions.fw, o.sessions.log = kernel, slog.New(slog.NewTextHandler(log, nil))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- o.watch(ctx) }()
+		for i := range 2 {
+			pass(2 * reconcileEvery)
+			if n := len(kernel.installed()); n != i {
+				t.Errorf("installed %d times before anything was missed, want %d", n, i)
+			}
+			kernel.fail <- struct{}{}
+			synctest.Wait()
+			if n := len(kernel.installed()); n != i+1 {
+				t.Errorf("installed %d times after news were missed, want %d", n, i+1)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if said := log.String(); !strings.Contains(said, "not heard of") || strings.Contains(said, "another process") {
+			t.Errorf("logged: %s", said)
+		}
+	})
 }
