@@ -110,7 +110,7 @@ func (m *Machine) askChain(p Probe, t *table, c *chain, family int) (Obstacle, b
 	return o, true
 }
 
-// mend returns the command that lets the probe through.
+// mend returns the command that lets the probe through, or says where to read of it.
 func mend(o Obstacle, p Probe) string {
 	if o.Level < Maybe || o.Answers || p.Port == 0 {
 		return ""
@@ -121,6 +121,8 @@ func mend(o Obstacle, p Probe) string {
 		IPTablesLegacy: {"iptables-legacy", "ip6tables-legacy"},
 	}
 	switch {
+	case o.Chain.Owner == Postern:
+		return "let one set of rules guard the machine: OPERATIONS.md, \"A controller beside a host agent\""
 	case o.Chain.Owner == UFW:
 		return "ufw allow " + port
 	case o.Chain.Owner == Firewalld:
@@ -151,6 +153,7 @@ func ownerOf(table string, chains []string) Owner {
 	byTable := map[string]Owner{
 		"firewalld": Firewalld, "f2b-table": Fail2ban, "libvirt_network": Libvirt, "netavark": Podman,
 		"docker-bridges": Docker, "crowdsec": CrowdSec, "crowdsec6": CrowdSec,
+		"postern": Postern, "postern_controller": Postern,
 	}
 	if o, known := byTable[table]; known {
 		return o
@@ -176,7 +179,7 @@ func chainSigns() []chainSign {
 		{"ufw-", UFW}, {"ufw6-", UFW}, {"IN_public", Firewalld}, {"filter_IN_", Firewalld},
 		{"INPUT_ZONES", Firewalld}, {"KUBE-", Kube}, {"cali-", Kube}, {"CILIUM_", Kube},
 		{"DOCKER", Docker}, {"NETAVARK", Podman}, {"CNI-", Podman}, {"LIBVIRT_", Libvirt},
-		{"f2b-", Fail2ban}, {"CROWDSEC", CrowdSec},
+		{"f2b-", Fail2ban}, {"CROWDSEC", CrowdSec}, {"POSTERN", Postern},
 	}
 }
 

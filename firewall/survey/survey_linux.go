@@ -32,6 +32,7 @@ const (
 	Fail2ban  Owner = "fail2ban"
 	CrowdSec  Owner = "crowdsec"
 	Kube      Owner = "kubernetes"
+	Postern   Owner = "postern" // of another name: a controller beside a host agent
 	Unknown   Owner = "the administrator"
 )
 

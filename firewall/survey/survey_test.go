@@ -356,3 +356,24 @@ func TestOurOwnRulesAreKnownAndNoObstacle(t *testing.T) {
 		t.Errorf("obstacles with a drop in front of ours: %+v", all)
 	}
 }
+
+// TestRulesOfPosternsOtherPartAreNotToBeEdited: they are written anew, so who adds a rule
+// to them is back where they were.
+func TestRulesOfPosternsOtherPartAreNotToBeEdited(t *testing.T) {
+	for name, rules := range map[string][]string{
+		"nftables": {`table inet postern_controller { chain input { type filter hook input priority -100; policy drop; } }`,
+			"nft", "-f", "-"},
+		"iptables": {"*mangle\n:POSTERN_CONTROLLER-INPUT -\n-A POSTERN_CONTROLLER-INPUT -j DROP\n" +
+			"-A INPUT -j POSTERN_CONTROLLER-INPUT\nCOMMIT\n", "iptables-nft-restore"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := testkit.Netns(t)
+			feed(t, n, rules[0], rules[1], rules[2:]...)
+			all := look(t, n).Obstacles(survey.Probe{Protocol: "udp", Port: port})
+			if len(all) == 0 || all[0].Chain.Owner != survey.Postern ||
+				!strings.Contains(all[0].Mend, "A controller beside a host agent") {
+				t.Errorf("%+v", all)
+			}
+		})
+	}
+}
