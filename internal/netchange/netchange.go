@@ -6,8 +6,12 @@ import (
 	"time"
 )
 
-// settle is how long changes are gathered: one new network is many of them.
-const settle = 30 * time.Millisecond
+// A new network is many changes, and on some machines routes change all day: those that
+// follow one within settle are told together, and at least each settleMost.
+const (
+	settle     = 10 * time.Millisecond
+	settleMost = time.Second
+)
 
 // Hub tells all that subscribe. It watches as long as somebody does. The zero value
 // is ready, and all its methods may be called concurrently.
@@ -54,7 +58,7 @@ func (h *Hub) leave(n int) {
 	}
 }
 
-// run calls the subscribers, once for all changes that come together.
+// run calls the subscribers as [gather] says.
 func (h *Hub) run(ctx context.Context) {
 	changes := make(chan struct{}, 1)
 	var watching sync.WaitGroup
@@ -67,25 +71,34 @@ func (h *Hub) run(ctx context.Context) {
 			}
 		})
 	})
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-changes:
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(settle):
-		}
-		select {
-		case <-changes:
-		default:
-		}
+	gather(ctx, changes, func() {
 		h.mu.Lock()
+		defer h.mu.Unlock()
 		for _, f := range h.tell {
 			f()
 		}
-		h.mu.Unlock()
+	})
+}
+
+// gather tells of a change at once, and of those that come soon after it together,
+// less and less often as long as they do not end, until ctx ends.
+func gather(ctx context.Context, changes <-chan struct{}, tell func()) {
+	for wait := settle; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changes:
+		}
+		tell()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if len(changes) == 0 {
+			wait = settle
+		} else {
+			wait = min(2*wait, settleMost)
+		}
 	}
 }
