@@ -194,7 +194,12 @@ func (g *Gate) Addr() netip.AddrPort { return g.local }
 func (g *Gate) LocalAddr() net.Addr { return g.udp.LocalAddr() }
 
 // Close closes the socket. It may be called more than once.
-func (g *Gate) Close() error { return g.udp.Close() }
+func (g *Gate) Close() error {
+	if g.watch != nil {
+		g.watch.release(g, 0) // QUIC's farewell is small, too
+	}
+	return g.udp.Close()
+}
 
 // SetDeadline implements [net.PacketConn].
 func (g *Gate) SetDeadline(t time.Time) error { return g.udp.SetDeadline(t) }

@@ -28,6 +28,7 @@ type reader struct {
 	peer    *peer        // nil: a stranger's
 	addr    *net.UDPAddr // the source as QUIC is told it; nil for a stranger's
 	localIP netip.Addr
+	handed  int // datagrams to QUIC since it last had time to catch up
 }
 
 // ReadBatch fills ms with datagrams of admitted sources; QUIC uses it instead of
@@ -50,6 +51,7 @@ func (g *Gate) ReadBatch(ms []ipv4.Message, _ int) (int, error) {
 			n++
 		}
 		if n > 0 {
+			g.catchUp(n)
 			return n, nil
 		}
 		if err := g.read(); err != nil {

@@ -28,6 +28,9 @@ func (g *Gate) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err e
 	}
 	if g.watch != nil {
 		g.watch.sending(g, p, b, oob)
+		if g.watch.exchange(g, p, b, oob) {
+			return len(b), len(oob), nil
+		}
 	}
 	n, oobn, err = g.udp.WriteMsgUDP(b, oob, addr)
 	if err == nil || !lossy.Is(err) {

@@ -48,6 +48,7 @@ func (p *pulse) run() {
 			continue
 		}
 		timer.Reset(planned)
+		p.watch.due.Store(p.gate.now() + int64(planned))
 		select {
 		case <-timer.C:
 		case <-p.changed:
@@ -55,7 +56,12 @@ func (p *pulse) run() {
 		case <-p.conn.Context().Done():
 			return
 		}
-		p.silent += awake(planned, time.Since(begin))
+		passed := time.Since(begin)
+		if p.watch.woke(p.gate.now()) || passed > planned+oversleep {
+			p.act()
+		}
+		p.watch.due.Store(0)
+		p.silent += awake(planned, passed)
 	}
 }
 
@@ -99,13 +105,19 @@ func (p *pulse) look() time.Duration {
 	p.watch.rtt.Store(int64(p.conn.ConnectionStats().SmoothedRTT))
 	hush := min(max(2*time.Duration(p.watch.gap.Load())+10*time.Millisecond, leastHush), mostHush)
 	was := time.Duration(heard - p.watch.since.Load())
-	switch fresh := p.reads - p.settled; {
+	switch {
 	case was >= steady && silence >= hush && p.watch.knocked.Load() <= heard:
 		p.act() // needless when a transfer is just over
 		p.settled = p.reads
 		return hush
 	case was >= steady && silence < hush:
+		if silence < hush/2 { // else it may soon be needed
+			p.watch.release(p.gate, hush)
+		}
 		return hush - silence
+	}
+	p.watch.release(p.gate, 0)
+	switch fresh := p.reads - p.settled; {
 	case silence < curious:
 		return curious - silence
 	case fresh >= talk:
@@ -151,6 +163,7 @@ func (p *pulse) act() {
 	}
 	p.gate.aside.expect()
 	p.watch.knockAt(p.gate, peer.addr)
+	p.watch.useSpare(p.gate.now())
 	p.watch.repeat(p.gate, peer)
 	p.again = p.gate.now() + int64(repeatAfter)
 	p.ask()

@@ -68,11 +68,14 @@ type watch struct {
 	parked  atomic.Bool   // the pulse has nothing to wait for
 	unpark  chan struct{}
 	knocked atomic.Int64 // when the last knock was sent
+	due     atomic.Int64 // when the pulse looks next; 0: when something happens
+	awake   atomic.Int64 // when this program was found to have been stopped; 0: long ago
 
 	mu      sync.Mutex // guards what follows
 	flights map[netip.AddrPort][]datagram
 	lasts   [lastCount]last // that QUIC sent, a ring
 	sent    int             // how many it has sent
+	spare   spare
 }
 
 // last is a datagram that QUIC sent lately.
@@ -93,6 +96,7 @@ func newWatch(knock func() []byte) *watch {
 // hearing is called, by one at a time, when something came, at now; before that, it
 // was at before.
 func (w *watch) hearing(now, before int64) {
+	w.woke(now)
 	gap := now - before
 	// What only came because of a knock says nothing of how the stream is.
 	knocked := w.knocked.Load()
@@ -120,6 +124,10 @@ func (w *watch) sending(g *Gate, p *peer, b, oob []byte) {
 		return
 	}
 	now, failed := g.now(), w.failed.Load()
+	if w.woke(now) { // maybe elsewhere: the knock goes ahead of what would be in vain
+		g.aside.expect()
+		w.knockAt(g, p.addr)
+	}
 	w.remember(lastSegment(b, oob), now)
 	if failed < heard && now-heard < int64(quiet) {
 		return
@@ -146,6 +154,10 @@ func (w *watch) remember(b []byte, now int64) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.rememberLocked(b, now)
+}
+
+func (w *watch) rememberLocked(b []byte, now int64) {
 	l := &w.lasts[w.sent%lastCount]
 	l.b, l.at = append(l.b[:0], b...), now
 	w.sent++

@@ -346,11 +346,6 @@ func (r *Roam) Changes() []Change {
 // pathLimit is what a change of the path may cost beside two round trips.
 const pathLimit = 200 * time.Millisecond
 
-// downloadLimit is what it may cost a download at full speed. When the host's QUIC has
-// probed the old path meanwhile, it sends the first bytes that are missing last, behind
-// all else that was on its way, and starts slowly.
-const downloadLimit = 500 * time.Millisecond
-
 // PathChanges are those of the client's address or port as the host sees them.
 func (r *Roam) PathChanges() []Change {
 	move := func(_ context.Context, begin func()) error {
@@ -364,7 +359,7 @@ func (r *Roam) PathChanges() []Change {
 	return []Change{
 		{Name: "the NAT forgets the client and chooses another port", Limit: pathLimit, make: rebind},
 		{Name: "the NAT does that during an upload at full speed", Limit: pathLimit, up: flatOut, make: rebind},
-		{Name: "the NAT does that during a download at full speed", Limit: downloadLimit, down: flatOut, make: rebind},
+		{Name: "the NAT does that during a download at full speed", Limit: pathLimit, down: flatOut, make: rebind},
 		{Name: "the client moves to another network", Limit: pathLimit, make: move},
 		{Name: "and back", Limit: pathLimit, make: move},
 		{Name: fmt.Sprintf("the client sleeps for %s and wakes in another network", r.Sleep), Limit: pathLimit,
