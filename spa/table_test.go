@@ -262,7 +262,9 @@ func BenchmarkRejectGarbageAmongAMillionDevices(b *testing.B) {
 func BenchmarkReceiveValid(b *testing.B) {
 	t := newBench(b)
 	packets := make([][]byte, 0, 20000)
+	pace := &t.table.entries[t.device].pace
 	for b.Loop() {
+		pace.full.Store(0) // one of many devices
 		if len(packets) == 0 {
 			b.StopTimer()
 			clear(t.guard)
