@@ -84,6 +84,7 @@ func Dial(ctx context.Context, c DialConfig) (*Conn, error) {
 		return nil, fmt.Errorf("connect to host %v: %w", c.Host, err)
 	}
 	gate.watch.connected()
+	gate.watch.conn.Store(conn)
 	tunnel := &Conn{
 		quic: conn, transport: d.transport, gate: gate, aside: gate.aside, session: c.Session,
 		flows: newFlows(conn, 0, new(flowCounts)), since: time.Now(),

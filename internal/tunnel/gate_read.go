@@ -28,7 +28,9 @@ type reader struct {
 	peer    *peer        // nil: a stranger's
 	addr    *net.UDPAddr // the source as QUIC is told it; nil for a stranger's
 	localIP netip.Addr
-	handed  int // datagrams to QUIC since it last had time to catch up
+	handed  uint64 // datagrams to QUIC in the present share
+	took    uint64 // by QUIC before it
+	backlog backlog
 }
 
 // ReadBatch fills ms with datagrams of admitted sources; QUIC uses it instead of
@@ -54,6 +56,9 @@ func (g *Gate) ReadBatch(ms []ipv4.Message, _ int) (int, error) {
 			g.catchUp(n)
 			return n, nil
 		}
+		if g.resume() {
+			continue
+		}
 		if err := g.read(); err != nil {
 			return 0, err
 		}
@@ -74,7 +79,11 @@ func (g *Gate) ReadFrom(b []byte) (int, net.Addr, error) {
 func (g *Gate) ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
 	for {
 		if datagram := g.next(); datagram != nil {
+			g.catchUp(1)
 			return copy(b, datagram), copy(oob, g.reader.oob), 0, g.reader.addr, nil
+		}
+		if g.resume() {
+			continue
 		}
 		if err := g.read(); err != nil {
 			return 0, 0, 0, nil, err
@@ -138,23 +147,34 @@ func (g *Gate) read() error {
 		if !r.localIP.IsValid() {
 			r.localIP = g.local.Addr()
 		}
+		if g.postpone() {
+			failed = -1
+			continue
+		}
 		g.look()
 		return nil
 	}
 }
 
-// look finds out whose the datagrams at hand are.
+// look finds out whose the datagrams at hand are, and takes note that they came.
 func (g *Gate) look() {
+	g.whose()
+	if p := g.reader.peer; p != nil {
+		now := g.now()
+		before := p.heard.Swap(now)
+		if g.watch != nil {
+			g.watch.hearing(now, before)
+		}
+	}
+}
+
+// whose finds out whose the datagrams at hand are.
+func (g *Gate) whose() {
 	r := &g.reader
 	r.peer = g.admitted(plain(r.source)) // PROTOCOL 5.1
 	if r.peer == nil {
 		r.addr = nil
 		return
-	}
-	now := g.now()
-	before := r.peer.heard.Swap(now)
-	if g.watch != nil {
-		g.watch.hearing(now, before)
 	}
 	r.addr = r.peer.addr
 	if r.source.Addr().Zone() != "" {

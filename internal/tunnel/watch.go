@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 // When a path counts as broken, and what is done about it.
@@ -71,6 +73,8 @@ type watch struct {
 	due     atomic.Int64 // when the pulse looks next; 0: when something happens
 	awake   atomic.Int64 // when this program was found to have been stopped; 0: long ago
 
+	conn atomic.Pointer[quic.Conn] // once there is one
+
 	mu      sync.Mutex // guards what follows
 	flights map[netip.AddrPort][]datagram
 	lasts   [lastCount]last // that QUIC sent, a ring
@@ -96,7 +100,6 @@ func newWatch(knock func() []byte) *watch {
 // hearing is called, by one at a time, when something came, at now; before that, it
 // was at before.
 func (w *watch) hearing(now, before int64) {
-	w.woke(now)
 	gap := now - before
 	// What only came because of a knock says nothing of how the stream is.
 	knocked := w.knocked.Load()
