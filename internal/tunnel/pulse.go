@@ -163,8 +163,8 @@ func (p *pulse) act() {
 	}
 	p.gate.aside.expect()
 	p.watch.knockAt(p.gate, peer.addr)
-	p.watch.useSpare(p.gate.now())
 	p.watch.repeat(p.gate, peer)
+	p.watch.useSpare(p.gate)
 	p.again = p.gate.now() + int64(repeatAfter)
 	p.ask()
 }

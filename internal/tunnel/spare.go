@@ -3,11 +3,15 @@ package tunnel
 import "time"
 
 const (
-	// spareSize bounds what is held back: an acknowledgement alone is smaller.
-	spareSize = 48
+	// spareSize bounds what is held back: an acknowledgement alone is smaller, and little
+	// else is.
+	spareSize = 40
 	// dense is how near one another datagrams must come for an acknowledgement to be
 	// held back until the next one.
 	dense = 5 * time.Millisecond
+	// farAway is the round trip from which on a dense stream is none of questions and
+	// answers, of which one would wait for the other: those pause for a round trip.
+	farAway = 2 * dense
 )
 
 // spare is the newest acknowledgement of a dense stream, held back until the next one
@@ -32,7 +36,7 @@ func (w *watch) exchange(g *Gate, p *peer, b, oob []byte) bool {
 	defer w.mu.Unlock()
 	w.releaseLocked(g)
 	if now-p.heard.Load() > int64(dense) || w.gap.Load() > int64(dense) ||
-		now-w.since.Load() < int64(steady) {
+		now-w.since.Load() < int64(steady) || w.rtt.Load() < int64(farAway) {
 		return false
 	}
 	s := &w.spare
@@ -40,13 +44,14 @@ func (w *watch) exchange(g *Gate, p *peer, b, oob []byte) bool {
 	return true
 }
 
-// useSpare puts what is held back among the last datagrams, which go behind a knock.
-func (w *watch) useSpare(now int64) {
+// useSpare sends what is held back, behind a knock, and puts it among the last datagrams:
+// those are sent once more.
+func (w *watch) useSpare(g *Gate) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if s := &w.spare; s.to != nil {
-		w.rememberLocked(s.b, now)
-		s.to = nil
+		w.rememberLocked(s.b, g.now())
+		w.releaseLocked(g)
 	}
 }
 

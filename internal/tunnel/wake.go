@@ -20,6 +20,8 @@ const (
 	// waited; between them it is half a round trip.
 	leastStale = 5 * time.Millisecond
 	mostStale  = 50 * time.Millisecond
+	// smallSize bounds what counts as an acknowledgement among them.
+	smallSize = 48
 	// mostPostponed is for how long they wait on, and maxBacklog how many bytes of them.
 	mostPostponed = 500 * time.Millisecond
 	maxBacklog    = 1 << 20
@@ -64,10 +66,10 @@ func (g *Gate) postpone() bool {
 	}
 	l.answers = false
 	small := r.rest
-	if r.size > spareSize {
+	if r.size > smallSize {
 		small = r.rest[len(r.rest)/r.size*r.size:] // the last may be shorter than the others
 	}
-	if len(small) == 0 || r.size > spareSize && len(small) > spareSize || l.bytes+len(small) > maxBacklog {
+	if len(small) == 0 || r.size > smallSize && len(small) > smallSize || l.bytes+len(small) > maxBacklog {
 		return false
 	}
 	if len(l.reads) == 0 {
