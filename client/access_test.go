@@ -379,29 +379,9 @@ func TestAListenerThatOthersReachIsRefused(t *testing.T) {
 	l.Close()
 }
 
-// A controller that is down ends no live session.
+// A controller that is down ends no live session, nor does one that is silent hold up
+// for long who comes back: there is a minute for its answer, and it is not waited for.
 func TestATunnelComesBackWhileTheControllerIsSilent(t *testing.T) {
-	testkit.NoLeak(t)
-	device, c, h := enrolled(t)
-	patient, err := client.Open(device.Status().Folder, client.WithTimeout(2*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var seen events
-	a := access(t, patient, client.AccessConfig{Notify: seen.add})
-	echoes(t, dial(t, a), "with it")
-	c.Set(func(c *controltest.Controller) { c.Lose = 1000 })
-	h.End(a.Granted().Session, tunnel.ReasonShutdown)
-	h.Reopen(a.Granted().Session)
-	testkit.Eventually(t, 5*time.Second, "the break is noticed", func() bool {
-		return seen.count(client.EventLost) == 1
-	})
-	echoes(t, dial(t, a), "without the controller")
-}
-
-// Nor does one that is silent hold up for long who comes back: there is a minute for
-// its answer here, and it is not waited for.
-func TestASilentControllerHoldsNobodyUpWhoComesBack(t *testing.T) {
 	testkit.NoLeak(t)
 	device, c, h := enrolled(t)
 	var seen events
